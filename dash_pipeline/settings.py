@@ -1,0 +1,94 @@
+"""Environment and `.stack/env` -> typed settings.
+
+Belongs here: every value that differs between machines, with its default and its check.
+Does not belong here: what is true of a chain (see `chains.toml`) or of one run (run config).
+
+Precedence: environment, then the stack's own file (`$DASH_STACK_DIR/env`, written by `dash-pipeline up`).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dash_pipeline.errors import DashError
+
+PREFIX = "DASH_"
+
+
+def stack_dir() -> Path:
+    """The folder everything of the local stack lives under."""
+    return Path(os.environ.get("DASH_STACK_DIR") or ".stack").absolute()
+
+
+class Settings(BaseSettings):
+    """Every setting's environment variable is its name in capitals behind `DASH_`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    kafka_bootstrap: str = Field(min_length=3, description="host:port[,host:port]")
+    kafka_security_protocol: str = Field("PLAINTEXT", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
+    kafka_sasl_mechanism: str = Field("SCRAM-SHA-512", pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
+    kafka_username: str | None = None
+    kafka_password: SecretStr | None = None
+    kafka_ca_file: Path | None = None
+
+    timescale_dsn: SecretStr = Field(description="postgresql://user:password@host:port/database")
+
+    opensearch_url: str = Field(pattern="^https?://")
+    opensearch_username: str | None = None
+    opensearch_password: SecretStr | None = None
+    opensearch_ca_file: Path | None = None
+
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    s3_bucket: str = "dash"
+    s3_access_key: str | None = None
+    s3_secret_key: SecretStr | None = None
+
+    dagster_url: str = "http://127.0.0.1:3000"
+
+    chains_file: Path | None = Field(None, description="a registry that replaces the one in the package")
+
+    batch_rows: int = Field(10_000, ge=1, le=100_000, description="rows a micro-batch holds at most")
+    batch_bytes: int = Field(32 << 20, ge=1 << 10, description="bytes a micro-batch holds at most")
+    max_message_bytes: int = Field(8 << 20, ge=1 << 10, description="a larger message is a dead letter")
+    max_reorg_depth: int = Field(256, ge=1, description="blocks; a deeper fork is refused")
+    retry_for_s: float = Field(60, ge=0, description="seconds a lane retries an unreachable server")
+
+    max_lanes: int = Field(2, ge=1, le=256, description="lanes per chain at the same time")
+    lag_per_lane: int = Field(5_000, ge=1, description="lag that earns another lane")
+    idle_timeout_s: float = Field(20, ge=0, description="seconds without messages after which a lane ends")
+    max_run_s: float = Field(600, ge=1, description="seconds after which a lane ends")
+
+
+def load_settings() -> Settings:
+    """The settings in force.
+
+    Raises DashError with one line for each wrong or missing setting: its name, what is wrong, where it is set.
+    """
+    file = stack_dir() / "env"
+    try:
+        return Settings(_env_file=file)  # type: ignore[call-arg]
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = PREFIX + str(problem["loc"][0]).upper()
+            if name in os.environ:
+                where = "set in the environment"
+            elif problem["type"] != "missing":
+                where = f"set in {file}"
+            else:
+                where = f"set it in the environment or in {file} (`dash-pipeline up` writes that file)"
+            lines.append(f"{name}: {problem['msg'][:1].lower()}{problem['msg'][1:]}; {where}")
+        raise DashError("\n".join(lines)) from None
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """`load_settings()`, once per process."""
+    return load_settings()
