@@ -57,18 +57,20 @@ def confluent_options(settings: Settings) -> dict[str, str]:
 
 @contextmanager
 def kafka_errors(settings: Settings) -> Iterator[None]:
-    """What kafka-python raises becomes one line: Unavailable when nothing answers, else DashError."""
+    """What kafka-python raises inside becomes what `as_dash_error` makes of it."""
     try:
         yield
-    except _UNREACHABLE as error:
-        raise Unavailable(f"Kafka at {settings.kafka_bootstrap} does not answer: {_said(error)}") from error
     except KafkaError as error:
-        raise DashError(f"Kafka at {settings.kafka_bootstrap}: {_said(error)}") from error
+        raise as_dash_error(settings, error) from error
+
+
+def as_dash_error(settings: Settings, error: KafkaError) -> DashError:
+    """One line for a person: Unavailable when nothing answers, DashError when the broker refuses."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, _UNREACHABLE):
+        return Unavailable(f"Kafka at {settings.kafka_bootstrap} does not answer: {said}")
+    return DashError(f"Kafka at {settings.kafka_bootstrap}: {said}")
 
 
 def _secret(settings: Settings) -> str | None:
     return settings.kafka_password.get_secret_value() if settings.kafka_password else None
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
