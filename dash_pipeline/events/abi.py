@@ -1,0 +1,263 @@
+"""Logs -> pool events, decoded by the column.
+
+Belongs here: the events' signatures and where each field lies. Does not belong here: 256-bit arithmetic (`amounts.py`).
+Sources: Uniswap v2-core (UniswapV2Pair.sol, UniswapV2Factory.sol), v3-core (IUniswapV3PoolEvents.sol,
+IUniswapV3Factory.sol), ERC-20. A log with a known signature but another shape is another contract's event: not decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from dash_pipeline.events import amounts
+from dash_pipeline.storage.copy import fixed_width
+from dash_pipeline.storage.tables import POOL_EVENTS, POOLS
+
+Words = npt.NDArray[np.uint8]
+
+_CARRIED = ("chain", "ts", "block_number", "block_hash", "tx_hash", "log_index")
+
+
+class Log:
+    """The logs of one event, by words of 32 bytes: `topic(1)`, `data(0)` ...; each reader returns a column."""
+
+    def __init__(self, logs: pl.DataFrame, words: int) -> None:
+        self._logs = logs
+        self._data = fixed_width(logs["data"], 32 * words) if words else None
+
+    def topic(self, i: int) -> Words:
+        return fixed_width(self._logs[f"topic{i}"], 32)
+
+    def data(self, i: int) -> Words:
+        assert self._data is not None
+        return self._data[:, 32 * i : 32 * i + 32]
+
+    def emitter(self) -> pl.Series:
+        return self._logs["address"]
+
+
+def _address(word: Words) -> pl.Series:
+    return pl.Series(np.ascontiguousarray(word[:, 12:]).view("V20").ravel().tolist(), dtype=pl.Binary)
+
+
+def _int32(word: Words) -> pl.Series:
+    """int24 and uint24 arguments: the word's last four bytes, sign included."""
+    return pl.Series(np.ascontiguousarray(word[:, 28:]).view(">i4").ravel().astype(np.int32))
+
+
+def _exact(name: str, limbs: amounts.Limbs) -> dict[str, pl.Series]:
+    return {name: amounts.to_columns(limbs)[0]}
+
+
+def _both(name: str, limbs: amounts.Limbs) -> dict[str, pl.Series]:
+    exact, floats = amounts.to_columns(limbs)
+    return {name: exact, f"{name}_f": floats}
+
+
+def _transfer(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": log.emitter(),
+        "sender": _address(log.topic(1)),
+        "recipient": _address(log.topic(2)),
+        **_both("amount0", amounts.unsigned(log.data(0))),
+    }
+
+
+def _v2_swap(log: Log) -> dict[str, pl.Series]:
+    in0, in1, out0, out1 = (amounts.unsigned(log.data(i)) for i in range(4))
+    return {
+        "pool": log.emitter(),
+        "sender": _address(log.topic(1)),
+        "recipient": _address(log.topic(2)),
+        **_both("amount0", in0 - out0),
+        **_both("amount1", in1 - out1),
+        **_exact("amount0_out", out0),
+        **_exact("amount1_out", out1),
+    }
+
+
+def _v2_sync(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": log.emitter(),
+        **_both("reserve0", amounts.unsigned(log.data(0))),
+        **_both("reserve1", amounts.unsigned(log.data(1))),
+    }
+
+
+def _v2_mint(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": log.emitter(),
+        "sender": _address(log.topic(1)),
+        **_both("amount0", amounts.unsigned(log.data(0))),
+        **_both("amount1", amounts.unsigned(log.data(1))),
+    }
+
+
+def _v2_burn(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": log.emitter(),
+        "sender": _address(log.topic(1)),
+        "recipient": _address(log.topic(2)),
+        **_both("amount0", -amounts.unsigned(log.data(0))),
+        **_both("amount1", -amounts.unsigned(log.data(1))),
+    }
+
+
+def _v2_pair_created(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": _address(log.data(0)),
+        "sender": log.emitter(),
+        "token0": _address(log.topic(1)),
+        "token1": _address(log.topic(2)),
+    }
+
+
+def _v3_swap(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": log.emitter(),
+        "sender": _address(log.topic(1)),
+        "recipient": _address(log.topic(2)),
+        **_both("amount0", amounts.signed(log.data(0))),
+        **_both("amount1", amounts.signed(log.data(1))),
+        **_exact("sqrt_price_x96", amounts.unsigned(log.data(2))),
+        **_exact("liquidity", amounts.unsigned(log.data(3))),
+        "tick": _int32(log.data(4)),
+    }
+
+
+def _v3_mint(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": log.emitter(),
+        "sender": _address(log.data(0)),
+        "recipient": _address(log.topic(1)),
+        "tick_lower": _int32(log.topic(2)),
+        "tick_upper": _int32(log.topic(3)),
+        **_exact("liquidity", amounts.unsigned(log.data(1))),
+        **_both("amount0", amounts.unsigned(log.data(2))),
+        **_both("amount1", amounts.unsigned(log.data(3))),
+    }
+
+
+def _v3_burn(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": log.emitter(),
+        "recipient": _address(log.topic(1)),
+        "tick_lower": _int32(log.topic(2)),
+        "tick_upper": _int32(log.topic(3)),
+        **_exact("liquidity", -amounts.unsigned(log.data(0))),
+        **_both("amount0", -amounts.unsigned(log.data(1))),
+        **_both("amount1", -amounts.unsigned(log.data(2))),
+    }
+
+
+def _v3_initialize(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": log.emitter(),
+        **_exact("sqrt_price_x96", amounts.unsigned(log.data(0))),
+        "tick": _int32(log.data(1)),
+    }
+
+
+def _v3_pool_created(log: Log) -> dict[str, pl.Series]:
+    return {
+        "pool": _address(log.data(1)),
+        "sender": log.emitter(),
+        "token0": _address(log.topic(1)),
+        "token1": _address(log.topic(2)),
+        "fee": _int32(log.topic(3)),
+        "tick_spacing": _int32(log.data(0)),
+    }
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event: keccak-256 of its signature, how many topics and data words its logs have, how to read them."""
+
+    protocol: str
+    name: str
+    topic0: str
+    topics: int
+    words: int
+    read: Callable[[Log], dict[str, pl.Series]]
+
+
+EVENTS = (
+    Event("erc20", "transfer", "ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef", 3, 1, _transfer),
+    Event("uniswap_v2", "swap", "d78ad95fa46c994b6551d0da85fc275fe613ce37657fb8d5e3d130840159d822", 3, 4, _v2_swap),
+    Event("uniswap_v2", "sync", "1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1", 1, 2, _v2_sync),
+    Event("uniswap_v2", "mint", "4c209b5fc8ad50758f13e2e1088ba56a560dff690a1c6fef26394f4c03821c4f", 2, 2, _v2_mint),
+    Event("uniswap_v2", "burn", "dccd412f0b1252819cb1fd330b93224ca42612892bb3f4f789976e6d81936496", 3, 2, _v2_burn),
+    Event(
+        "uniswap_v2",
+        "pair_created",
+        "0d3648bd0f6ba80134a33ba9275ac585d9d315f0ad8355cddefde31afa28d0e9",
+        3,
+        2,
+        _v2_pair_created,
+    ),
+    Event("uniswap_v3", "swap", "c42079f94a6350d7e6235f29174924f928cc2ac818eb64fed8004e115fbcca67", 3, 5, _v3_swap),
+    Event("uniswap_v3", "mint", "7a53080ba414158be7ec69b987b5fb7d07dee101fe85488f0853ae16239d0bde", 4, 4, _v3_mint),
+    Event("uniswap_v3", "burn", "0c396cd989a39f4459b5fa1aed6a9a8dcdbc45908acfd67e028cd568da98982c", 4, 3, _v3_burn),
+    Event(
+        "uniswap_v3",
+        "initialize",
+        "98636036cb66a9c19a37435efc1e90142190214e8abeb821bdba3f2990dd4c95",
+        1,
+        2,
+        _v3_initialize,
+    ),
+    Event(
+        "uniswap_v3",
+        "pool_created",
+        "783cca1c0412dd0d695e784568c96da2e9c22ff989357a2e8b1d9b2b4e6b7118",
+        4,
+        2,
+        _v3_pool_created,
+    ),
+)
+_BY_TOPIC = {bytes.fromhex(event.topic0): event for event in EVENTS}
+_TOPIC0S = pl.Series(list(_BY_TOPIC), dtype=pl.Binary)
+
+
+def pool_events(logs: pl.DataFrame) -> list[pl.DataFrame]:
+    """The pool events among `logs` (columns of table logs), one frame per kind of event with the columns of table
+    pool_events: a column is null in all rows of a frame or in none."""
+    known = logs.filter(pl.col("topic0").is_in(_TOPIC0S))
+    frames = []
+    for (topic0,), group in known.group_by("topic0"):
+        event = _BY_TOPIC[topic0]  # type: ignore[index]
+        shaped = group.filter(
+            pl.col("data").bin.size() == 32 * event.words,
+            *(pl.col(f"topic{i}").is_not_null() for i in range(1, event.topics)),
+            *(pl.col(f"topic{i}").is_null() for i in range(event.topics, 4)),
+        )
+        if shaped.height:
+            frames.append(_read(shaped, event))
+    return frames
+
+
+def _read(logs: pl.DataFrame, event: Event) -> pl.DataFrame:
+    fields = event.read(Log(logs, event.words))
+    return logs.select(
+        pl.lit(event.protocol).alias("protocol") if name == "protocol"
+        else pl.lit(event.name).alias("event") if name == "event"
+        else pl.col(name) if name in _CARRIED
+        else pl.lit(fields[name]).alias(name) if name in fields
+        else pl.lit(None, dtype).alias(name)
+        for name, dtype in POOL_EVENTS.schema().items()
+    )  # fmt: skip
+
+
+def pools(events: list[pl.DataFrame]) -> pl.DataFrame:
+    """The pools that `events` (from `pool_events`) saw being created, with the columns of table pools."""
+    created = [
+        frame.rename({"pool": "address", "sender": "factory"}).select(*POOLS.columns)
+        for frame in events
+        if frame["event"][0] in ("pair_created", "pool_created")
+    ]
+    return pl.concat(created) if created else pl.DataFrame(schema=POOLS.schema())

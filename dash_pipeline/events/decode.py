@@ -1,0 +1,203 @@
+"""Messages -> frames, by the column.
+
+Belongs here: JSON to a frame with a table's columns, and the reason why a message is not one of its rows.
+Does not belong here: what the messages look like (`schemas.py`), ABI decoding (`abi.py`).
+
+The whole batch is parsed in one call and each field extracted in one call. Only when that call fails is each message
+looked at by itself, to find the ones to reject and the fields this schema does not know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from dash_pipeline.events.amounts import MAX_UINT256
+from dash_pipeline.events.schemas import MESSAGE_TYPES, Kind, MessageType
+
+# The position of a row's message in the batch, beside the table's columns.
+MESSAGE = "_message"
+
+_LARGEST = str(MAX_UINT256)
+_RECEIPT_EXTRA = (
+    "receipt_l1_fee",
+    "receipt_l1_gas_used",
+    "receipt_l1_gas_price",
+    "receipt_l1_fee_scalar",
+    "receipt_blob_gas_price",
+    "receipt_blob_gas_used",
+)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`frame`: the type's table columns and `_message` (UInt32, position in the batch); rows whose message has no
+    timestamp have a null `ts`. `rejects`: position and reason of each message that is not a row."""
+
+    frame: pl.DataFrame
+    rejects: list[tuple[int, str]]
+
+
+def decode(messages: list[bytes], type_name: str, chain: str, max_bytes: int) -> Decoded:
+    """Decode a batch of `ethereum-etl` messages of one type. Never raises for what a message holds."""
+    type_ = MESSAGE_TYPES[type_name]
+    rejects: list[tuple[int, str]] = []
+    extra: list[str | None] | None = None
+    positions: list[int] | None = None
+    try:
+        if max(map(len, messages), default=0) > max_bytes:
+            raise msgspec.ValidationError
+        rows = _decoder(type_name).decode_lines(b"\n".join(messages))
+        if len(rows) != len(messages):
+            raise msgspec.ValidationError
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        rows, positions, extra, rejects = _one_by_one(messages, type_, max_bytes)
+    frame, bad = _frame(rows, type_, chain, extra)
+    position = pl.Series(MESSAGE, range(len(rows)) if positions is None else positions, dtype=pl.UInt32)
+    frame = frame.with_columns(position)
+    if bad is not None:
+        wrong = bad.is_not_null()
+        rejects += zip(position.filter(wrong).to_list(), bad.filter(wrong).to_list(), strict=True)
+        frame = frame.filter(~wrong)
+    return Decoded(frame, rejects)
+
+
+@cache
+def _decoder(type_name: str, strict: bool = True) -> msgspec.json.Decoder[Any]:
+    type_ = MESSAGE_TYPES[type_name]
+    return msgspec.json.Decoder(type_.strict if strict else type_.struct)
+
+
+_ANY_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _one_by_one(
+    messages: list[bytes], type_: MessageType, max_bytes: int
+) -> tuple[list[Any], list[int], list[str | None], list[tuple[int, str]]]:
+    """Rows, their positions, their unknown fields as JSON, and the rejects."""
+    decoder = _decoder(type_.name, strict=False)
+    rows, positions, extra, rejects = [], [], [], []
+    for position, message in enumerate(messages):
+        if len(message) > max_bytes:
+            rejects.append((position, f"message of {len(message)} bytes, at most {max_bytes} are taken"))
+            continue
+        try:
+            row = decoder.decode(message)
+            unknown = {k: v for k, v in _ANY_OBJECT.decode(message).items() if k not in type_.fields}
+            extra.append(msgspec.json.encode(unknown).decode() if unknown else None)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            rejects.append((position, _reason(error, type_.name)))
+            continue
+        rows.append(row)
+        positions.append(position)
+    return rows, positions, extra, rejects
+
+
+def _reason(error: Exception, type_name: str) -> str:
+    kind = "not a valid " + type_name if isinstance(error, msgspec.ValidationError) else "not JSON"
+    return f"{kind}: {error}"
+
+
+def _frame(
+    rows: list[Any], type_: MessageType, chain: str, extra: list[str | None] | None
+) -> tuple[pl.DataFrame, pl.Series | None]:
+    """The frame of the rows, and for each row the first reason to reject it (None where there is none at all)."""
+    bad: pl.Series | None = None
+    columns: dict[str, pl.Series] = {}
+    for name, (field, kind) in type_.columns.items():
+        values = list(map(attrgetter(field), rows))
+        columns[name], wrong = _convert(values, kind, field)
+        if wrong is not None:
+            bad = wrong if bad is None else pl.select(pl.coalesce(bad, wrong)).to_series()
+        spec = type_.table.columns[name]
+        # A missing timestamp may still be found by the block's hash; every other key field is needed here.
+        if not spec.null and name != "ts" and columns[name].null_count():
+            missing = pl.select(
+                pl.when(columns[name].is_null()).then(pl.lit(f"{field} is missing or null"))
+            ).to_series()
+            bad = missing if bad is None else pl.select(pl.coalesce(bad, missing)).to_series()
+    if type_.name == "log":
+        topics = pl.Series(list(map(attrgetter("topics"), rows)), dtype=pl.List(pl.String))
+        for i in range(4):
+            columns[f"topic{i}"], wrong = _convert(topics.list.get(i, null_on_oob=True), "hex", f"topics[{i}]")
+            if wrong is not None:
+                bad = wrong if bad is None else pl.select(pl.coalesce(bad, wrong)).to_series()
+    if type_.name == "transaction":
+        columns["receipt_extra"] = _receipt_extra(rows)
+    unknown = pl.Series(extra or [None] * len(rows), dtype=pl.String)
+    frame = pl.DataFrame(columns | {"extra": _without_nul(unknown)}).with_columns(chain=pl.lit(chain))
+    if "value_f" in type_.table.columns:
+        frame = frame.with_columns(value_f=pl.col("value").cast(pl.Float64))
+    return frame.select(pl.col(n).cast(t) for n, t in type_.table.schema().items()), bad
+
+
+def _convert(values: list[Any] | pl.Series, kind: Kind, field: str) -> tuple[pl.Series, pl.Series | None]:
+    """A column of the kind, and the reasons why values are wrong (None where none is)."""
+    match kind:
+        case "int":
+            return pl.Series(values, dtype=pl.Int64), None
+        case "bool":
+            return pl.Series(values, dtype=pl.Boolean), None
+        case "text":
+            # PostgreSQL's text cannot hold the character NUL.
+            return pl.Series(values, dtype=pl.String).str.replace_all("\0", "", literal=True), None
+        case "time":
+            seconds = pl.Series(values, dtype=pl.Int64)
+            return (seconds * 1_000_000).cast(pl.Datetime("us", "UTC")), None
+        case "hex":
+            text = pl.Series(values, dtype=pl.String)
+            plain = text.str.strip_prefix("0x")
+            column = plain.str.decode("hex", strict=False)
+            if column.null_count() == text.null_count() and plain.str.len_bytes().sum() + 2 * (
+                len(text) - text.null_count()
+            ) == (text.str.len_bytes().sum()):
+                return column, None
+            wrong = text.is_not_null() & (column.is_null() | ~text.str.starts_with("0x"))
+            return column, _mark(wrong, f"{field} is not 0x and hex digits")
+        case "uint256":
+            return _uint256(_raw(values), field)
+        case "json":
+            return _without_nul(_raw(values)), None
+
+
+def _raw(values: list[Any] | pl.Series) -> pl.Series:
+    """The JSON text of raw values; null where it is `null`."""
+    raw = list(map(bytes, values))
+    if not any(value != b"null" for value in raw):
+        return pl.Series([None] * len(raw), dtype=pl.String)
+    text = pl.Series(raw, dtype=pl.Binary).cast(pl.String, strict=False)
+    return pl.select(pl.when(text != "null").then(text)).to_series()
+
+
+def _uint256(text: pl.Series, field: str) -> tuple[pl.Series, pl.Series | None]:
+    """Decimal digits of at most 2^256-1."""
+    fine = text.str.contains(r"^[0-9]{1,77}$").fill_null(True)
+    if fine.all():
+        return text, None
+    largest = text.str.contains(r"^[0-9]{78}$").fill_null(False) & (text <= _LARGEST)
+    wrong = ~(fine | largest)
+    if not wrong.any():
+        return text, None
+    return text, _mark(wrong, f"{field} is not an integer from 0 to 2^256-1")
+
+
+def _mark(wrong: pl.Series, reason: str) -> pl.Series:
+    return pl.select(pl.when(wrong).then(pl.lit(reason))).to_series()
+
+
+def _receipt_extra(rows: list[Any]) -> pl.Series:
+    """The roll-up and blob fields of the receipts as JSON objects, null where all are null."""
+    fields = pl.DataFrame({name: _raw(list(map(attrgetter(name), rows))) for name in _RECEIPT_EXTRA})
+    pairs = [pl.lit(f'"{name}":') + pl.col(name) for name in _RECEIPT_EXTRA]
+    joined = pl.concat_str(pairs, separator=",", ignore_nulls=True)
+    return fields.select(pl.when(joined != "").then(pl.lit("{") + joined + pl.lit("}"))).to_series()
+
+
+def _without_nul(json: pl.Series) -> pl.Series:
+    """JSON that jsonb takes: it refuses the escape of NUL."""
+    return json.str.replace_all("\\u0000", "", literal=True)

@@ -1,0 +1,122 @@
+"""Frames -> PostgreSQL's binary COPY format, encoded by column.
+
+Belongs here: the wire format. Does not belong here: which rows go where (`timescale.py`).
+Format: https://www.postgresql.org/docs/17/sql-copy.html (Binary Format), numeric: src/backend/utils/adt/numeric.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from dash_pipeline.storage.tables import Table
+
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+
+_NULL = b"\xff\xff\xff\xff"
+_POSTGRES_EPOCH_US = 946_684_800_000_000
+_FIXED = {"int8": ">i8", "int4": ">i4", "float8": ">f8"}
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def encode(frames: Iterable[pl.DataFrame], table: Table) -> bytes:
+    """The rows of `frames` as one COPY stream for `table`; each frame holds the table's columns (others are ignored)."""
+    return b"".join([HEADER, *(_rows(frame, table) for frame in frames if frame.height), TRAILER])
+
+
+def _rows(frame: pl.DataFrame, table: Table) -> bytes:
+    """Tuples without header and trailer: neighbouring fields of fixed width become one matrix, the others go in between."""
+    count = np.broadcast_to(
+        np.frombuffer(len(table.columns).to_bytes(2, "big"), np.uint8), (frame.height, 2)
+    )
+    pending: list[Bytes] = [count]
+    parts: list[list[bytes]] = []
+    for name, column in table.columns.items():
+        field = _field(frame[name], column.type)
+        if isinstance(field, pl.Series):
+            if pending:
+                parts.append(_slices(pending))
+            parts.append(field.to_list())
+            pending = []
+        else:
+            pending.append(field)
+    if not parts:
+        return np.concatenate(pending, axis=1).tobytes()
+    if pending:
+        parts.append(_slices(pending))
+    return b"".join(chain.from_iterable(zip(*parts, strict=True)))
+
+
+def _slices(matrices: list[Bytes]) -> list[bytes]:
+    """The rows of matrices laid side by side, each as bytes."""
+    joined = np.ascontiguousarray(np.concatenate(matrices, axis=1))
+    rows: list[bytes] = joined.view(f"V{joined.shape[1]}").ravel().tolist()
+    return rows
+
+
+def _field(values: pl.Series, type_: str) -> Bytes | pl.Series:
+    """A column's fields with their length words: a matrix where all have one width, else a Binary series."""
+    nulls = values.null_count()
+    if nulls == len(values):
+        return np.full((len(values), 4), 0xFF, np.uint8)
+    if nulls:
+        present = _field(values.drop_nulls(), type_)
+        fields = present if isinstance(present, pl.Series) else pl.Series(_slices([present]), dtype=pl.Binary)
+        at = values.is_not_null().arg_true()
+        spread = pl.Series([_NULL], dtype=pl.Binary).new_from_index(0, len(values))
+        return spread.scatter(at, fields)
+    if type_ in _FIXED:
+        return _with_length(values.to_numpy().astype(_FIXED[type_]).view(np.uint8).reshape(len(values), -1))
+    match type_:
+        case "timestamptz":
+            micros = values.to_physical().to_numpy() - _POSTGRES_EPOCH_US
+            return _with_length(micros.astype(">i8").view(np.uint8).reshape(-1, 8))
+        case "bool":
+            return _with_length(values.to_numpy().astype(np.uint8).reshape(-1, 1))
+        case "numeric":
+            return _with_length(_numeric(values))
+        case "jsonb":
+            return _variable(pl.select(pl.lit(b"\x01") + values.cast(pl.Binary)).to_series())
+        case _:
+            return _variable(values.cast(pl.Binary))
+
+
+def _with_length(data: Bytes) -> Bytes:
+    width = np.frombuffer(data.shape[1].to_bytes(4, "big"), np.uint8)
+    return np.concatenate([np.broadcast_to(width, (len(data), 4)), data], axis=1)
+
+
+def _variable(values: pl.Series) -> Bytes | pl.Series:
+    """Binary values behind their length words."""
+    sizes = values.bin.size()
+    width = sizes[0]
+    if width and sizes.n_unique() == 1:
+        return _with_length(fixed_width(values, width))
+    lengths = sizes.to_numpy().astype(">i4").view("V4").ravel()
+    return pl.Series(lengths.tolist(), dtype=pl.Binary) + values
+
+
+def fixed_width(values: pl.Series, width: int) -> Bytes:
+    """Binary values of `width` bytes each, none null, as a matrix (rows, width) of uint8."""
+    return values.bin.reinterpret(dtype=pl.Array(pl.UInt8, width)).to_numpy()  # type: ignore[no-any-return]
+
+
+def _numeric(values: pl.Series) -> Bytes:
+    """Decimal digits as base-10000 numerics. Leading zero digits are sent as they are: the server normalises them."""
+    digits = values.str.strip_prefix("-")
+    width = -(-int(digits.str.len_bytes().max()) // 4) * 4  # type: ignore[arg-type]
+    text = fixed_width(digits.str.zfill(width).cast(pl.Binary), width) - ord("0")
+    groups = text.reshape(len(values), -1, 4).astype(np.int16) @ np.array([1000, 100, 10, 1], np.int16)
+    out = np.empty((len(values), 4 + groups.shape[1]), ">i2")
+    out[:, 0] = groups.shape[1]
+    out[:, 1] = groups.shape[1] - 1
+    out[:, 2] = np.where(values.str.starts_with("-").to_numpy(), 0x4000, 0)
+    out[:, 3] = 0
+    out[:, 4:] = groups
+    return out.view(np.uint8).reshape(len(values), -1)

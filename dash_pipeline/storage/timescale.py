@@ -1,0 +1,355 @@
+"""The hot store: rows, offsets, dead letters and the block tree in TimescaleDB.
+
+Belongs here: SQL. Does not belong here: what is decided between statements (`dash_pipeline/microbatch/commit.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+import psycopg
+from psycopg import sql
+from psycopg.types.enum import EnumInfo, register_enum
+
+from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.events.reorgs import Block, Outcome, Status
+from dash_pipeline.microbatch.lanes import Partition
+from dash_pipeline.settings import Settings
+from dash_pipeline.storage.copy import encode
+from dash_pipeline.storage.tables import TABLES, Table
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# A dead letter's payload in the table; the whole message is on the dead-letter topic.
+PAYLOAD_KEPT = 64 << 10
+
+
+class Fenced(DashError):
+    """Another run has advanced this run's partitions."""
+
+
+def connect(settings: Settings) -> Connection:
+    """An autocommit connection with the types of schema `ops` known to it.
+
+    Raises Unavailable with one line when the database cannot be reached.
+    """
+    dsn = settings.timescale_dsn.get_secret_value()
+    try:
+        conn = psycopg.connect(
+            dsn, autocommit=True, connect_timeout=10, keepalives_idle=10, tcp_user_timeout=30_000,
+            application_name="dash-pipeline",
+        )  # fmt: skip
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"database: {_first_line(error)}") from error
+    info = EnumInfo.fetch(conn, "ops.block_status")
+    if info is None:
+        conn.close()
+        raise DashError("database: schema `ops` is missing; `dash-pipeline up` or the migrations create it")
+    register_enum(info, conn, Status, mapping={status: status.value for status in Status})
+    return conn
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# ---------------------------------------------------------------------------------------------- offsets
+
+
+def committed_offsets(conn: Connection) -> dict[Partition, int]:
+    """The next offset to ingest of every partition ever claimed."""
+    rows = conn.execute("SELECT topic, partition, next_offset FROM ops.stream_offsets").fetchall()
+    return {(topic, partition): offset for topic, partition, offset in rows}
+
+
+def claim(conn: Connection, first_offsets: Mapping[Partition, int], run_id: str) -> dict[Partition, int]:
+    """Make sure each partition has its row, at its first offset if it is new; returns the committed offsets."""
+    topics, partitions = zip(*sorted(first_offsets), strict=True)
+    conn.execute(
+        "INSERT INTO ops.stream_offsets (topic, partition, next_offset, run_id)"
+        " SELECT *, %s FROM unnest(%s::text[], %s::int[], %s::int8[]) ON CONFLICT DO NOTHING",
+        (run_id, list(topics), list(partitions), [first_offsets[p] for p in sorted(first_offsets)]),
+    )
+    committed = committed_offsets(conn)
+    return {partition: committed[partition] for partition in first_offsets}
+
+
+def lock_offsets(conn: Connection, expected: Mapping[Partition, int]) -> None:
+    """Lock the offset rows for this transaction. Raises Fenced unless they are where this run left them."""
+    topics, partitions = zip(*sorted(expected), strict=True)
+    rows = conn.execute(
+        "SELECT topic, partition, next_offset FROM ops.stream_offsets"
+        " WHERE (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::int[]))"
+        " ORDER BY topic, partition FOR UPDATE",
+        (list(topics), list(partitions)),
+        prepare=True,
+    ).fetchall()
+    found = {(topic, partition): offset for topic, partition, offset in rows}
+    for (topic, partition), offset in expected.items():
+        if found.get((topic, partition)) != offset:
+            raise Fenced(
+                f"{topic}/{partition}: another run owns this partition (committed offset is"
+                f" {found.get((topic, partition))}, this run left it at {offset}); nothing of this batch was written"
+            )
+
+
+def advance_offsets(conn: Connection, offsets: Mapping[Partition, int], run_id: str) -> None:
+    """Set the next offsets, in the transaction that holds their rows' locks."""
+    topics, partitions = zip(*offsets, strict=True)
+    conn.execute(
+        "UPDATE ops.stream_offsets o SET next_offset = n.next, updated_at = clock_timestamp(), run_id = %s"
+        " FROM unnest(%s::text[], %s::int[], %s::int8[]) AS n(topic, partition, next)"
+        " WHERE o.topic = n.topic AND o.partition = n.partition",
+        (run_id, list(topics), list(partitions), list(offsets.values())),
+        prepare=True,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+@dataclass
+class Writer:
+    """Inserts frames. Remembers which tables met rows they already held: those go through a staging table first, until
+    a batch has none."""
+
+    conn: Connection
+    replayed: set[str] = field(default_factory=set)
+
+    def insert(self, table: Table, frames: Sequence[pl.DataFrame]) -> int:
+        """Insert into schema `chain` what it does not hold yet; the number of rows that were new.
+
+        Raises psycopg.DataError when a value is not storable; the transaction goes on.
+        """
+        data, count = encode(frames, table), sum(frame.height for frame in frames)
+        if table.name not in self.replayed:
+            try:
+                with self.conn.transaction():
+                    self._copy(data, sql.Identifier("chain", table.name), table)
+                return count
+            except psycopg.errors.UniqueViolation:
+                self.replayed.add(table.name)
+        new = self._staged(data, "chain", table)
+        if new == count:
+            self.replayed.discard(table.name)
+        return new
+
+    def insert_aside(self, table: Table, frames: Sequence[pl.DataFrame]) -> int:
+        """The same into schema `side`, where rows of other branches wait."""
+        return self._staged(encode(frames, table), "side", table)
+
+    def _staged(self, data: bytes, schema: str, table: Table) -> int:
+        stage = sql.Identifier(f"stage_{schema}_{table.name}")
+        target = sql.Identifier(schema, table.name)
+        with self.conn.transaction():
+            self.conn.execute(
+                sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} (LIKE {}) ON COMMIT DELETE ROWS").format(stage, target)
+            )
+            self._copy(data, stage, table)
+            inserted = self.conn.execute(
+                sql.SQL("INSERT INTO {} SELECT * FROM {} ON CONFLICT DO NOTHING").format(target, stage)
+            )
+            return inserted.rowcount
+
+    def _copy(self, data: bytes, target: sql.Identifier, table: Table) -> None:
+        columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+        statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(target, columns)
+        with self.conn.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(data)
+
+
+def move_blocks(conn: Connection, chain: str, blocks: Mapping[bytes, datetime], source: str, target: str) -> int:
+    """Move every row of these blocks (hash -> timestamp) from one schema to the other; the number of rows moved."""
+    if not blocks:
+        return 0
+    moved = 0
+    for name in TABLES:
+        result = conn.execute(
+            sql.SQL(
+                "WITH moved AS (DELETE FROM {} WHERE chain = %s AND block_hash = ANY(%s)"
+                " AND ts BETWEEN %s AND %s RETURNING *) INSERT INTO {} SELECT * FROM moved ON CONFLICT DO NOTHING"
+            ).format(sql.Identifier(source, name), sql.Identifier(target, name)),
+            (chain, list(blocks), min(blocks.values()), max(blocks.values())),
+        )
+        moved += result.rowcount
+    return moved
+
+
+# ---------------------------------------------------------------------------------------------- dead letters
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that is not a row: where it was, what it held, why it was not taken."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    payload: bytes
+    reason: str
+
+
+def write_dead_letters(conn: Connection, letters: Iterable[DeadLetter], run_id: str) -> None:
+    """Record dead letters; one that was recorded before stays as it was."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            'INSERT INTO ops.dead_letters (topic, partition, "offset", reason, payload, payload_bytes,'
+            " payload_sha256, record_ts, run_id) VALUES (%s, %s, %s, %s, %s, %s, sha256(%s),"
+            " to_timestamp(%s / 1000.0), %s) ON CONFLICT DO NOTHING",
+            [
+                (x.topic, x.partition, x.offset, x.reason[:2000].replace("\0", ""), x.payload[:PAYLOAD_KEPT],
+                 len(x.payload), x.payload, x.timestamp_ms, run_id)
+                for x in letters
+            ],
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- the block tree
+
+
+def lock_chain(conn: Connection, chain: str, *, exclusive: bool) -> None:
+    """Hold the chain's tree for this transaction: rows of many lanes go in side by side, a block changes it alone."""
+    shared = "" if exclusive else "_shared"
+    conn.execute(f"SELECT pg_advisory_xact_lock{shared}(hashtextextended('chain:' || %s, 0))", (chain,), prepare=True)
+
+
+def blocks_at(conn: Connection, chain: str, heights: Sequence[int]) -> list[tuple[bytes, int, Status, datetime]]:
+    """Hash, height, status and timestamp of every block heard of at these heights."""
+    return conn.execute(
+        "SELECT block_hash, block_number, status, ts FROM ops.block_tree"
+        " WHERE chain = %s AND block_number = ANY(%s)",
+        (chain, list(heights)),
+        prepare=True,
+    ).fetchall()  # type: ignore[return-value]
+
+
+def register_blocks(conn: Connection, chain: str, blocks: Iterable[tuple[bytes, int, datetime, Status]]) -> None:
+    """Remember blocks of which only rows have arrived. In the order of their hashes: two lanes that register the same
+    blocks wait for each other instead of deadlocking."""
+    hashes, numbers, times, statuses = zip(*sorted(blocks), strict=True)
+    conn.execute(
+        "INSERT INTO ops.block_tree (chain, block_hash, block_number, ts, status)"
+        " SELECT %s, * FROM unnest(%s::bytea[], %s::int8[], %s::timestamptz[], %s::text[]::ops.block_status[])"
+        " ON CONFLICT DO NOTHING",
+        (chain, list(hashes), list(numbers), list(times), [s.value for s in statuses]),
+        prepare=True,
+    )
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain's tip and the height that no fork may go below."""
+
+    tip_number: int | None
+    finalised: int
+
+
+def chain_state(conn: Connection, chain: str) -> Chain:
+    """Where the chain is; an unknown chain has no tip."""
+    row = conn.execute("SELECT tip_number, finalised_number FROM ops.chains WHERE chain = %s", (chain,)).fetchone()
+    return Chain(*row) if row else Chain(None, -1)
+
+
+def known_blocks(conn: Connection, chain: str, heights: Iterable[int], from_height: int) -> dict[bytes, Block]:
+    """The blocks at and beside these heights, and all from `from_height` up."""
+    wanted = sorted({n + d for n in heights for d in (-1, 0, 1)})
+    rows = conn.execute(
+        'SELECT block_hash, block_number, parent_hash, coalesce(seen_ms, 0), coalesce("offset", 0), status'
+        " FROM ops.block_tree WHERE chain = %s AND (block_number = ANY(%s) OR block_number >= %s)",
+        (chain, wanted, from_height),
+    ).fetchall()
+    return {row[0]: Block(row[0], row[1], row[2], (row[3], row[4]), row[5]) for row in rows}
+
+
+def write_tree(
+    conn: Connection, chain: str, announced: pl.DataFrame, outcome: Outcome, finalised: int
+) -> dict[bytes, datetime]:
+    """Write what became of the blocks: `announced` are the arriving ones (block_hash, block_number, parent_hash, ts,
+    seen_ms, topic, partition, offset), `outcome` what was decided. Returns the timestamps of all blocks that changed."""
+    with conn.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE IF NOT EXISTS announced (LIKE ops.block_tree) ON COMMIT DELETE ROWS")
+        with cursor.copy(
+            "COPY announced (chain, block_hash, block_number, parent_hash, ts, status, seen_ms, topic, partition,"
+            ' "offset", updated_at) FROM STDIN'
+        ) as copy:
+            for row in announced.unique("block_hash", keep="last").iter_rows(named=True):
+                copy.write_row((chain, row["block_hash"], row["block_number"], row["parent_hash"], row["ts"],
+                                Status.UNSEEN.value, row["seen_ms"], row["topic"], row["partition"], row["offset"],
+                                "now"))  # fmt: skip
+        cursor.execute(
+            "INSERT INTO ops.block_tree AS t SELECT * FROM announced ON CONFLICT (chain, block_hash) DO UPDATE SET"
+            " parent_hash = excluded.parent_hash, ts = excluded.ts, topic = excluded.topic,"
+            ' partition = excluded.partition, "offset" = excluded."offset", updated_at = clock_timestamp(),'
+            " seen_ms = greatest(t.seen_ms, excluded.seen_ms)"
+        )
+        changed = {block_hash: after for block_hash, (_, after) in outcome.changed.items()}
+        cursor.execute(
+            "UPDATE ops.block_tree t SET status = n.status, updated_at = clock_timestamp() FROM"
+            " unnest(%s::bytea[], %s::text[]::ops.block_status[]) AS n(block_hash, status)"
+            " WHERE t.chain = %s AND t.block_hash = n.block_hash RETURNING t.block_hash, t.ts",
+            (list(changed), [status.value for status in changed.values()], chain),
+        )
+        times: dict[bytes, datetime] = dict(cursor.fetchall())
+        if outcome.tip is not None:
+            cursor.execute(
+                "INSERT INTO ops.chains AS c (chain, tip_number, tip_hash, tip_ts, finalised_number)"
+                " SELECT chain, block_number, block_hash, ts, %s FROM ops.block_tree"
+                " WHERE chain = %s AND block_hash = %s ON CONFLICT (chain) DO UPDATE SET"
+                " tip_number = excluded.tip_number, tip_hash = excluded.tip_hash, tip_ts = excluded.tip_ts,"
+                " finalised_number = greatest(c.finalised_number, excluded.finalised_number), updated_at = now()",
+                (finalised, chain, outcome.tip.hash),
+            )
+    return times
+
+
+def write_reorg(conn: Connection, chain: str, outcome: Outcome, restored: int, rows_moved: int, run_id: str) -> None:
+    """Record a reorg for the operators."""
+    reorg = outcome.reorg
+    assert reorg is not None
+    orphaned = sum(
+        before is Status.CANONICAL and after is not Status.CANONICAL for before, after in outcome.changed.values()
+    )
+    conn.execute(
+        "INSERT INTO ops.reorgs (chain, depth, fork_number, old_tip_number, old_tip_hash, new_tip_number, new_tip_hash,"
+        " orphaned_blocks, restored_blocks, rows_moved, run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        (chain, reorg.depth, reorg.fork_number, reorg.old_tip.number, reorg.old_tip.hash, reorg.new_tip.number,
+         reorg.new_tip.hash, orphaned, restored, rows_moved, run_id),
+    )  # fmt: skip
+
+
+def give_up_detached(conn: Connection, chain: str, after_s: float, run_id: str) -> int:
+    """Refuse blocks whose parent has not come for `after_s` seconds: dead letters that name both hashes."""
+    with conn.transaction():
+        lock_chain(conn, chain, exclusive=True)
+        return conn.execute(
+            "WITH refused AS (UPDATE ops.block_tree SET status = 'refused', updated_at = clock_timestamp()"
+            "  WHERE chain = %s AND status = 'detached' AND updated_at < clock_timestamp() - %s * interval '1 second'"
+            "  RETURNING *)"
+            ' INSERT INTO ops.dead_letters (topic, partition, "offset", reason, payload_bytes, record_ts, run_id)'
+            ' SELECT r.topic, r.partition, r."offset", format(\'block %%s 0x%%s contradicts the stored block 0x%%s and'
+            " its parent 0x%%s is not known: another chain''s block, or a fork that was not sent whole',"
+            "  r.block_number, encode(r.block_hash, 'hex'), coalesce(encode(c.block_hash, 'hex'), '?'),"
+            "  encode(r.parent_hash, 'hex')), 0, to_timestamp(r.seen_ms / 1000.0), %s"
+            " FROM refused r LEFT JOIN ops.block_tree c ON c.chain = r.chain AND c.block_number = r.block_number"
+            "  AND c.status = 'canonical' ON CONFLICT DO NOTHING",
+            (chain, after_s, run_id),
+        ).rowcount
+
+
+def write_outbox(
+    conn: Connection, chain: str, blocks: Mapping[bytes, datetime], offsets: Mapping[Partition, int]
+) -> None:
+    """Tell the search indexes which blocks this transaction touched, and up to which offsets."""
+    topics, partitions = zip(*offsets, strict=True)
+    conn.execute(
+        "INSERT INTO ops.search_outbox (chain, blocks, ts_min, ts_max, topics, partitions, next_offsets)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        (chain, list(blocks), min(blocks.values()), max(blocks.values()), list(topics), list(partitions),
+         list(offsets.values())),
+        prepare=True,
+    )  # fmt: skip
