@@ -1,0 +1,320 @@
+"""One local stack: its servers brought up in the right order, and down without a trace.
+
+Belongs here: the order of things, who waits for whom.
+Does not belong here: what one server needs (`servers/`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import importlib
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dash_pipeline.chains import load_chains
+from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.settings import PREFIX, Settings
+from dash_pipeline.stack import processes
+from dash_pipeline.stack.install import last_line
+from dash_pipeline.stack.layout import Layout, Ports
+from dash_pipeline.stack.progress import Progress, Silent
+from dash_pipeline.stack.secrets import Secrets, environment, kept_secrets, read_env, write_env
+from dash_pipeline.stack.servers import DAGSTER, SERVERS, STORES, NotReadyError, Place, Server
+from dash_pipeline.stack.supervisor import Supervisor
+
+#: What one word on the command line stands for.
+GROUPS = {
+    "stores": tuple(server.name for server in STORES),
+    "dagster": tuple(server.name for server in DAGSTER),
+}
+_CONTENT = "content"
+_CRASHING_FOR_S = 15
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack in a folder; `Stack.at()` makes one. Nothing happens until a method is called."""
+
+    layout: Layout
+    ports: Ports
+
+    @classmethod
+    def at(cls, home: Path | None = None, port_offset: int | None = None, opt: Path | None = None) -> Stack:
+        """The stack in `home` (else $DASH_STACK_DIR, else `.stack`).
+
+        The offset is, in this order: the argument, $DASH_PORT_OFFSET, what the stack used before, 0.
+        """
+        layout = Layout.at(home, opt)
+        chosen: int | str = (
+            port_offset
+            if port_offset is not None
+            else os.environ.get("DASH_PORT_OFFSET") or read_env(layout).get("DASH_PORT_OFFSET") or 0
+        )
+        try:
+            return cls(layout, Ports(int(chosen)))
+        except ValueError:
+            raise DashError(f"DASH_PORT_OFFSET={chosen} is not a number") from None
+
+    def up(
+        self, only: Collection[str] = (), progress: Progress | None = None, *, content: bool = True
+    ) -> None:
+        """Bring up these servers (all by default) and what they need, and wait until each is ready.
+
+        `content` also makes what the platform keeps in them: schema, topics, index templates. Servers that
+        are up are left as they are. Raises DashError when a port is taken, an installation fails, or a server
+        does not come up; the others are up then.
+        """
+        names = self.resolve(only)
+        with self._alone():
+            self._end_leftovers()
+            self._check_ports(names)
+            write_env(self.layout, self._environment)
+            self.supervisor.start(self._program_environment)
+            self._bring_up(names, progress or Silent(), content)
+
+    def down(self, progress: Progress | None = None) -> None:
+        """Stop every process of this stack, and no other."""
+        progress = progress or Silent()
+        if self.supervisor.running():
+            progress.say("dagster", "stopping")
+            # Runs end while they can still say so in the database.
+            self.supervisor.stop(*self._known(DAGSTER))
+            progress.say("stores", "stopping")
+            self.supervisor.stop(*self._known(STORES))
+            self.supervisor.shutdown()
+        self._end_leftovers()
+        progress.done("stack", "down")
+
+    def reset(self, *, everything: bool = False) -> None:
+        """Stop and delete the data; with `everything` passwords and settings too. Installed servers stay."""
+        self.down()
+        for folder in (self.layout.data, self.layout.run, self.layout.dagster, self.layout.logs):
+            shutil.rmtree(folder, ignore_errors=True)
+        if everything:
+            self.layout.secrets.unlink(missing_ok=True)
+            self.layout.env.unlink(missing_ok=True)
+
+    def start(self, name: str) -> None:
+        """Start one server that `up` has prepared, and wait until it is ready."""
+        self.supervisor.run(name)
+        self.wait_ready(name)
+
+    def stop(self, name: str) -> None:
+        """Stop one server in good order."""
+        self.supervisor.stop(name)
+
+    def kill(self, name: str) -> int:
+        """SIGKILL to the server's process, which supervisord starts again. Returns the process that ended."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGKILL)
+        while processes.alive(pid):
+            time.sleep(0.01)
+        return pid
+
+    def pid(self, name: str) -> int:
+        """The server's process. Raises Unavailable when there is none."""
+        pid = self.supervisor.state(name).pid
+        if pid is None:
+            raise Unavailable(f"{name} is not running")
+        return pid
+
+    def wait_ready(self, name: str, patience_s: float | None = None) -> None:
+        """Return when the server answers.
+
+        Raises Unavailable with the last line of its log when it does not in time, or keeps crashing.
+        """
+        server = SERVERS[name]
+        began = time.monotonic()
+        running = began
+        while True:
+            state = self.supervisor.state(name)
+            if state.pid is not None:
+                running = time.monotonic()
+            try:
+                if state.pid is not None:
+                    server.probe(self.place, state.since)
+                    return
+                problem = f"it is {state.state}"
+            except NotReadyError as error:
+                problem = str(error)
+            late = time.monotonic() - began > (patience_s or server.patience_s)
+            crashing = time.monotonic() - running > _CRASHING_FOR_S
+            if late or crashing or state.state == "FATAL":
+                log = self.layout.logs / f"{name}.log"
+                raise Unavailable(
+                    f"{name} is not ready: {problem}; its last words: {last_line(log)} (log: {log})"
+                )
+            time.sleep(0.1)
+
+    def settings(self) -> Settings:
+        """How to reach this stack, whatever the environment says; other settings come from there."""
+        own = read_env(self.layout) | self._environment
+        values = {
+            name.removeprefix(PREFIX).lower(): value for name, value in own.items() if name.startswith(PREFIX)
+        }
+        return Settings(**values)  # type: ignore[arg-type]
+
+    @cached_property
+    def supervisor(self) -> Supervisor:
+        """The supervisord of this stack."""
+        return Supervisor(self.layout)
+
+    @cached_property
+    def place(self) -> Place:
+        """What the servers are told about this stack; makes its folders and passwords if need be."""
+        return Place(self.layout, self.ports, self._secrets, self.settings())
+
+    @staticmethod
+    def resolve(only: Collection[str]) -> list[str]:
+        """Server and group names -> the servers to start, what they need included.
+
+        Raises DashError for a name that is neither.
+        """
+        wanted: set[str] = set()
+        todo = [name for word in only or SERVERS for name in GROUPS.get(word, (word,))]
+        while todo:
+            name = todo.pop()
+            if name not in SERVERS:
+                raise DashError(f"there is no server {name}; there are: {', '.join([*GROUPS, *SERVERS])}")
+            if name not in wanted:
+                wanted.add(name)
+                todo += SERVERS[name].needs
+        return [name for name in SERVERS if name in wanted]
+
+    @cached_property
+    def _secrets(self) -> Secrets:
+        self.layout.make()
+        return kept_secrets(self.layout)
+
+    @cached_property
+    def _environment(self) -> dict[str, str]:
+        return environment(self.layout, self.ports, self._secrets)
+
+    @property
+    def _program_environment(self) -> dict[str, str]:
+        folders = {"DASH_STACK_DIR": str(self.layout.home), "DASH_OPT_DIR": str(self.layout.opt)}
+        return read_env(self.layout) | self._environment | folders
+
+    def _bring_up(self, names: list[str], progress: Progress, content: bool) -> None:
+        """A thread for each server, waiting for what it needs; every failure is told, the first is raised."""
+        steps: dict[str, Future[None]] = {}
+
+        def wait_for(needs: Collection[str]) -> None:
+            for need in needs:
+                steps[need].result()
+
+        def one(server: Server) -> None:
+            wait_for(server.needs)
+            if content and server.name == "daemon":
+                wait_for([_CONTENT])
+            self._bring_up_one(server, progress)
+
+        def fill() -> None:
+            wait_for(stores)
+            self._make_content(stores, progress)
+
+        stores = [name for name in names if name in GROUPS["stores"]]
+        with ThreadPoolExecutor(len(names) + 1) as threads:
+            # Whatever is waited for is submitted before who waits.
+            for name in stores:
+                steps[name] = threads.submit(one, SERVERS[name])
+            if content:
+                steps[_CONTENT] = threads.submit(fill)
+            for name in (name for name in names if name not in stores):
+                steps[name] = threads.submit(one, SERVERS[name])
+        for step in steps.values():
+            step.result()
+
+    def _bring_up_one(self, server: Server, progress: Progress) -> None:
+        def say(text: str) -> None:
+            progress.say(server.name, text)
+
+        try:
+            say("preparing")
+            self.supervisor.add(server.prepare(self.place, say))
+            say("starting")
+            began = time.monotonic()
+            self.start(server.name)
+            server.set_up(self.place)
+        except Exception as error:
+            progress.done(server.name, f"failed: {error}")
+            raise
+        progress.done(
+            server.name, f"ready after {time.monotonic() - began:.1f} s  {server.address(self.place)}"
+        )
+
+    def _make_content(self, stores: Collection[str], progress: Progress) -> None:
+        """What the platform keeps in its servers, each in the module that knows it."""
+        settings = self.settings()
+        makers: dict[str, tuple[str, str, str, tuple[object, ...]]] = {
+            "timescale": ("schema", "dash_pipeline.storage.migrate", "upgrade", ()),
+            "kafka": ("topics", "dash_pipeline.topics", "ensure", (load_chains(settings.chains_file),)),
+            "opensearch": ("indexes", "dash_pipeline.storage.search", "ensure", ()),
+        }
+        for what, module, function, more in (makers[store] for store in makers if store in stores):
+            progress.say(what, "making what is missing")
+            try:
+                make = getattr(importlib.import_module(module), function)
+            except ModuleNotFoundError as error:
+                if error.name != module:
+                    raise
+                progress.done(what, "not there yet")
+                continue
+            make(settings, *more)
+            progress.done(what, "ready")
+
+    def _known(self, servers: Collection[Server]) -> list[str]:
+        names = {server.name for server in servers}
+        return [state.name for state in self.supervisor.states() if state.name in names]
+
+    def _end_leftovers(self) -> None:
+        """End what a killed supervisord, or a run worker that ignored its end, left behind."""
+        if self.supervisor.running():
+            return
+        processes.end(processes.of_stack(self.layout), patience_s=20)
+
+    def _check_ports(self, names: Collection[str]) -> None:
+        running = (
+            {state.name for state in self.supervisor.states() if state.pid}
+            if self.supervisor.running()
+            else set()
+        )
+        for name in names:
+            for port in SERVERS[name].ports if name not in running else ():
+                if _taken(self.ports[port]):
+                    raise DashError(
+                        f"port {self.ports[port]} (for {port}) is taken by another program: end it, or set "
+                        f"DASH_PORT_OFFSET (now {self.ports.offset}), which is added to every port"
+                    )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One `up` at a time for one stack."""
+        self.layout.make()
+        with (self.layout.home / ".up.lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Unavailable(f"another `dash-pipeline up` is at work on {self.layout.home}") from None
+            yield
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do: a port in TIME_WAIT after the last stop is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
