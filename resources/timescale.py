@@ -1,0 +1,40 @@
+"""The hot store as sensors and checks see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dagster import ConfigurableResource
+
+from dash_pipeline.errors import Unavailable
+from dash_pipeline.settings import settings
+
+if TYPE_CHECKING:
+    from dash_pipeline.storage.timescale import Connection
+    from dash_pipeline.topics import Partition
+
+
+class TimescaleResource(ConfigurableResource[Any]):
+    """The database of `DASH_TIMESCALE_DSN`."""
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection for one task; a database that goes away becomes one line (`Unavailable`)."""
+        import psycopg
+
+        from dash_pipeline.storage import timescale
+
+        try:
+            with timescale.connect(settings()) as connection:
+                yield connection
+        except psycopg.OperationalError as error:
+            raise Unavailable(f"database: {' '.join(str(error).split())}") from error
+
+    def committed_offsets(self) -> dict[Partition, int]:
+        """The next offset to ingest of every partition that ever was."""
+        from dash_pipeline.storage import timescale
+
+        with self.connect() as connection:
+            return timescale.committed_offsets(connection)
