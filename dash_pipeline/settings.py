@@ -64,6 +64,15 @@ class Settings(BaseSettings):
     lag_per_lane: int = Field(5_000, ge=1, description="lag that earns another lane")
     idle_timeout_s: float = Field(20, ge=0, description="seconds without messages after which a lane ends")
     max_run_s: float = Field(600, ge=1, description="seconds after which a lane ends")
+    checkpoint_s: float = Field(30, ge=1, description="seconds between the reports of a lane that runs")
+
+    settle_blocks: int = Field(12, ge=0, description="blocks below the tip that a check leaves to arrive")
+    fresh_within_s: float = Field(600, gt=0, description="seconds of chain time rows and indexes may be behind")
+    wall_clock_gap_s: float = Field(900, gt=0, description="seconds a live chain's newest block may be old")
+    alert_webhooks: dict[str, str] = Field(
+        default_factory=dict,
+        description='owner -> URL that failed runs are posted to, as JSON; "*" gets what no other owner does',
+    )
 
 
 def load_settings() -> Settings:
