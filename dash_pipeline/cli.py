@@ -17,14 +17,13 @@ from dash_pipeline.errors import DashError
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Chain events to tables, search and alerts."
 )
+out = Console()
 err = Console(stderr=True)
 
 
 @app.command()
 def up(
-    only: Annotated[
-        str, typer.Option(help="These servers or groups and what they need, as in kafka,timescale.")
-    ] = "",
+    only: Annotated[str, typer.Option(help="These servers or groups and what they need, as in kafka,timescale.")] = "",
 ) -> None:
     """Install what is missing, and bring up the local stack: servers, schema, topics, Dagster."""
     from dash_pipeline.stack import Stack
@@ -42,6 +41,23 @@ def down() -> None:
 
     with shown_on(err) as progress:
         Stack.at().down(progress)
+
+
+@app.command()
+def status(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    secrets: Annotated[bool, typer.Option("--secrets", help="Show passwords in addresses.")] = False,
+) -> None:
+    """Show servers, code locations, lag and live lanes of the local stack."""
+    from dash_pipeline.stack import Stack
+    from dash_pipeline.stack.report import as_json, show
+    from dash_pipeline.stack.status import status as gather
+
+    report = gather(Stack.at(), secrets=secrets)
+    if json:
+        out.print_json(as_json(report))
+    else:
+        show(report, out)
 
 
 @app.command()

@@ -91,9 +91,7 @@ def _mirror() -> str:
     for release, uri in (line.split() for line in listed.splitlines()):
         if release in (codename, "stable"):
             return uri
-    raise DashError(
-        "apt knows no Debian mirror; set DASH_PG_BIN to the bin folder of a PostgreSQL 17 with TimescaleDB"
-    )
+    raise DashError("apt knows no Debian mirror; set DASH_PG_BIN to the bin folder of a PostgreSQL 17 with TimescaleDB")
 
 
 def _key() -> str:

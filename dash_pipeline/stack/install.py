@@ -75,9 +75,7 @@ def call(
             check=False,
         )
     if done.returncode != 0:
-        raise DashError(
-            f"{Path(command[0]).name} ended with {done.returncode}: {last_line(log)} (all of it: {log})"
-        )
+        raise DashError(f"{Path(command[0]).name} ended with {done.returncode}: {last_line(log)} (all of it: {log})")
 
 
 def last_line(log: Path) -> str:
@@ -111,9 +109,7 @@ def pip_target(requirements: Path, folder: Path, log: Path) -> None:
     """Install wheels into a folder of their own, by uv or pip, whichever this interpreter or machine has."""
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if beside.exists() else shutil.which("uv")
-    installer = (
-        [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
-    )
+    installer = [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
     call([*installer, "--no-deps", "--target", str(folder), "-r", str(requirements)], log)
 
 

@@ -37,6 +37,8 @@ PORTS = {
     "s3 volume grpc": 18534,
     "s3 filer": 18633,
     "s3 filer grpc": 18634,
+    "s3 admin": 18733,
+    "s3 admin grpc": 18734,
     "webserver": 13000,
     "code-ingestion": 14001,
     "code-marts": 14002,
@@ -123,6 +125,4 @@ class Layout:
         if self.sockets != self.run:
             self.sockets.mkdir(mode=0o711, exist_ok=True)
             if self.sockets.is_symlink() or self.sockets.stat().st_uid != os.getuid():
-                raise DashError(
-                    f"{self.sockets} belongs to another user: remove it, or set TMPDIR to another folder"
-                )
+                raise DashError(f"{self.sockets} belongs to another user: remove it, or set TMPDIR to another folder")

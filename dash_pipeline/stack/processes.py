@@ -27,9 +27,7 @@ def of_stack(layout: Layout) -> set[int]:
     found = set()
     for pid in _pids():
         with suppress(OSError):
-            if mark in (_PROC / str(pid) / "environ").read_bytes().split(b"\0") or _is_postgres(
-                pid, postgres
-            ):
+            if mark in (_PROC / str(pid) / "environ").read_bytes().split(b"\0") or _is_postgres(pid, postgres):
                 found.add(pid)
     return found - _self_and_ancestors()
 

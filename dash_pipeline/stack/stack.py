@@ -10,6 +10,7 @@ import errno
 import fcntl
 import importlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from dash_pipeline.chains import load_chains
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.settings import PREFIX, Settings
@@ -30,6 +33,7 @@ from dash_pipeline.stack.layout import Layout, Ports
 from dash_pipeline.stack.progress import Progress, Silent
 from dash_pipeline.stack.secrets import Secrets, environment, kept_secrets, read_env, write_env
 from dash_pipeline.stack.servers import DAGSTER, SERVERS, STORES, NotReadyError, Place, Server
+from dash_pipeline.stack.servers.timescale import drop_database, make_database, superuser
 from dash_pipeline.stack.supervisor import Supervisor
 
 #: What one word on the command line stands for.
@@ -65,9 +69,7 @@ class Stack:
         except ValueError:
             raise DashError(f"DASH_PORT_OFFSET={chosen} is not a number") from None
 
-    def up(
-        self, only: Collection[str] = (), progress: Progress | None = None, *, content: bool = True
-    ) -> None:
+    def up(self, only: Collection[str] = (), progress: Progress | None = None, *, content: bool = True) -> None:
         """Bring up these servers (all by default) and what they need, and wait until each is ready.
 
         `content` also makes what the platform keeps in them: schema, topics, index templates. Servers that
@@ -151,18 +153,31 @@ class Stack:
             crashing = time.monotonic() - running > _CRASHING_FOR_S
             if late or crashing or state.state == "FATAL":
                 log = self.layout.logs / f"{name}.log"
-                raise Unavailable(
-                    f"{name} is not ready: {problem}; its last words: {last_line(log)} (log: {log})"
-                )
+                raise Unavailable(f"{name} is not ready: {problem}; its last words: {last_line(log)} (log: {log})")
             time.sleep(0.1)
 
     def settings(self) -> Settings:
         """How to reach this stack, whatever the environment says; other settings come from there."""
         own = read_env(self.layout) | self._environment
-        values = {
-            name.removeprefix(PREFIX).lower(): value for name, value in own.items() if name.startswith(PREFIX)
-        }
+        values = {name.removeprefix(PREFIX).lower(): value for name, value in own.items() if name.startswith(PREFIX)}
         return Settings(**values)  # type: ignore[arg-type]
+
+    @contextmanager
+    def scratch_database(self) -> Iterator[Settings]:
+        """A new, empty database with the extension, dropped at the end; yields settings that point to it."""
+        name = f"scratch_{secrets.token_hex(4)}"
+        with superuser(self.place) as connection:
+            make_database(connection, name, owner="dash")
+        with superuser(self.place, name) as connection:
+            connection.execute("CREATE EXTENSION timescaledb")
+        settings = self.settings()
+        server = settings.timescale_dsn.get_secret_value().rpartition("/")[0]
+        try:
+            yield settings.model_copy(update={"timescale_dsn": SecretStr(f"{server}/{name}")})
+        finally:
+            # A connection of its own: the server may have been killed in between.
+            with superuser(self.place) as connection:
+                drop_database(connection, name)
 
     @cached_property
     def supervisor(self) -> Supervisor:
@@ -249,9 +264,7 @@ class Stack:
         except Exception as error:
             progress.done(server.name, f"failed: {error}")
             raise
-        progress.done(
-            server.name, f"ready after {time.monotonic() - began:.1f} s  {server.address(self.place)}"
-        )
+        progress.done(server.name, f"ready after {time.monotonic() - began:.1f} s  {server.address(self.place)}")
 
     def _make_content(self, stores: Collection[str], progress: Progress) -> None:
         """What the platform keeps in its servers, each in the module that knows it."""
@@ -285,9 +298,7 @@ class Stack:
 
     def _check_ports(self, names: Collection[str]) -> None:
         running = (
-            {state.name for state in self.supervisor.states() if state.pid}
-            if self.supervisor.running()
-            else set()
+            {state.name for state in self.supervisor.states() if state.pid} if self.supervisor.running() else set()
         )
         for name in names:
             for port in SERVERS[name].ports if name not in running else ():

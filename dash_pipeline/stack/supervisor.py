@@ -190,7 +190,7 @@ chmod=0700
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 
 [include]
-files={_escaped(str(self._programs))}/*.ini
+files={self._programs.name}/*.ini
 """
 
 

@@ -101,10 +101,20 @@ def start_script(server: str) -> str:
 
 
 def http_json(
-    url: str, *, user: str = "", password: str = "", body: object = None, timeout_s: float = 5
+    url: str,
+    *,
+    user: str = "",
+    password: str = "",
+    body: object = None,
+    method: str | None = None,
+    timeout_s: float = 5,
 ) -> Any:
-    """GET, or POST of JSON when there is a body. Raises NotReadyError unless it gets JSON with 2xx."""
-    request = urllib.request.Request(url, data=None if body is None else json.dumps(body).encode())
+    """Ask an HTTP server for JSON, with JSON when there is a body (POST unless `method` says otherwise).
+
+    Raises NotReadyError unless the answer is JSON with a 2xx status.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method)
     request.add_header("Content-Type", "application/json")
     if user:
         token = base64.b64encode(f"{user}:{password}".encode()).decode()

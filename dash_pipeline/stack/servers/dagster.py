@@ -120,9 +120,7 @@ class Daemon(Server):
         query = f"{{ instance {{ daemonHealth {{ allDaemonStatuses {{ {fields} }} }} }} }}"
         statuses = graphql(place, query)["instance"]["daemonHealth"]["allDaemonStatuses"]
         # A heartbeat of the daemon before this one would do for `healthy`.
-        beating = {
-            one["daemonType"] for one in statuses if one["healthy"] and one["lastHeartbeatTime"] >= since
-        }
+        beating = {one["daemonType"] for one in statuses if one["healthy"] and one["lastHeartbeatTime"] >= since}
         ill = [one["daemonType"] for one in statuses if one["required"] and one["daemonType"] not in beating]
         if ill:
             raise NotReadyError(f"no heartbeat of {', '.join(ill)}")
@@ -143,9 +141,7 @@ def graphql(place: Place, query: str, **variables: object) -> Any:
 def instance_home(place: Place) -> None:
     """Make DAGSTER_HOME."""
     (place.layout.dagster / "logs").mkdir(parents=True, exist_ok=True)
-    write_private(
-        place.layout.dagster / "dagster.yaml", (DEPLOYMENT / "dagster" / "dagster.yaml").read_text()
-    )
+    write_private(place.layout.dagster / "dagster.yaml", (DEPLOYMENT / "dagster" / "dagster.yaml").read_text())
 
 
 def _dagster(program: str) -> list[str]:

@@ -77,8 +77,6 @@ class OpenSearch(Server):
             classpath = ":".join(str(jar) for jar in sorted((folder / "jars").glob("*.jar")))
             level = str(install.JAVA_AT_LEAST)
             options = ["-source", level, "-target", level, "-proc:none", "-nowarn"]
-            install.call(
-                [java, "-jar", compiler, *options, "-cp", classpath, "-d", folder / "classes", source], log
-            )
+            install.call([java, "-jar", compiler, *options, "-cp", classpath, "-d", folder / "classes", source], log)
 
         return install.once(place.layout.opt, self.name, [pom, source], build)

@@ -17,7 +17,7 @@ from dash_pipeline.stack.install import Say
 from dash_pipeline.stack.servers.base import NotReadyError, Place, Server, start_script
 from dash_pipeline.stack.supervisor import Program
 
-_PORTS = ("s3", "s3 master", "s3 volume", "s3 filer")
+_PORTS = ("s3", "s3 master", "s3 volume", "s3 filer", "s3 admin")
 
 
 class S3(Server):
@@ -34,10 +34,7 @@ class S3(Server):
         data = place.data(self.name)
         data.mkdir(parents=True, exist_ok=True)
         ports = {f"{port.removeprefix('s3 ').upper()}_PORT": str(place.ports[port]) for port in _PORTS}
-        grpc = {
-            f"{port.removeprefix('s3 ').upper()}_GRPC_PORT": str(place.ports[f"{port} grpc"])
-            for port in _PORTS
-        }
+        grpc = {f"{port.removeprefix('s3 ').upper()}_GRPC_PORT": str(place.ports[f"{port} grpc"]) for port in _PORTS}
         environment = {"WEED": str(weed), "DATA": str(data), **ports, **grpc}
         return Program(self.name, ["/bin/sh", start_script(self.name)], environment)
 

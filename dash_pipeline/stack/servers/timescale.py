@@ -63,9 +63,7 @@ class Timescale(Server):
             "AS": " ".join(user.command),
         }
         # SIGINT: end the sessions and stop; SIGTERM would wait for clients to leave.
-        return Program(
-            self.name, ["/bin/sh", start_script(self.name)], environment, stop_signal="INT", stop_wait_s=60
-        )
+        return Program(self.name, ["/bin/sh", start_script(self.name)], environment, stop_signal="INT", stop_wait_s=60)
 
     def probe(self, place: Place, since: float) -> None:
         """The superuser gets an answer."""
@@ -105,9 +103,7 @@ class Timescale(Server):
             debian.make_self_contained(folder, folder / _IN_PREFIX, log)
 
         # The programs hold the folder's absolute path.
-        return (
-            install.once(place.layout.opt, self.name, [packages, str(place.layout.opt)], build) / _IN_PREFIX
-        )
+        return install.once(place.layout.opt, self.name, [packages, str(place.layout.opt)], build) / _IN_PREFIX
 
     def _make_cluster(self, place: Place, binaries: Path, user: _User) -> None:
         password = place.conf(self.name) / "password"
@@ -143,6 +139,11 @@ def make_database(connection: psycopg.Connection[Any], name: str, *, owner: str)
     if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
         names = sql.Identifier(name), sql.Identifier(owner)
         connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*names))
+
+
+def drop_database(connection: psycopg.Connection[Any], name: str) -> None:
+    """Drop a database; whoever is connected to it is thrown out."""
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _make_role(connection: psycopg.Connection[Any], name: str, password: str) -> None:
@@ -185,10 +186,7 @@ def _unprivileged(home: Path) -> _User:
         identity = (f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
         return _User(("setpriv", *identity), account.pw_uid, account.pw_gid)
     mapped = (f"--map-user={account.pw_uid}", f"--map-group={account.pw_gid}")
-    if (
-        subprocess.run(["unshare", "--user", *mapped, "true"], capture_output=True, check=False).returncode
-        != 0
-    ):
+    if subprocess.run(["unshare", "--user", *mapped, "true"], capture_output=True, check=False).returncode != 0:
         raise DashError(
             f"PostgreSQL does not run as root, and {account.pw_name} cannot reach {home}: "
             "set DASH_STACK_DIR to a folder that others may enter"

@@ -1,0 +1,67 @@
+"""What every kind of test may use: the test stack's place. Nothing starts until a fixture is asked for.
+
+Belongs here: fixtures for several folders of tests. Does not belong here: fixtures of one folder.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dash_pipeline.settings import Settings
+from dash_pipeline.stack import Stack
+from dash_pipeline.stack.progress import Lines
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Kafka, TimescaleDB, OpenSearch and S3 with no data, on ports and in a folder of their own.
+
+    DASH_TEST_STACK_DIR and DASH_TEST_PORT_OFFSET move it, so that two test runs do not meet.
+    DASH_TEST_KEEP=1 uses the servers that are up, with their data, and leaves them up.
+    """
+    home = Path(os.environ.get("DASH_TEST_STACK_DIR") or ROOT / ".stack" / "test")
+    offset = int(os.environ.get("DASH_TEST_PORT_OFFSET") or 1000)
+    stack = Stack.at(home, offset, opt=Path(os.environ.get("DASH_OPT_DIR") or ROOT / ".stack" / "opt"))
+    keep = os.environ.get("DASH_TEST_KEEP") == "1"
+    if not keep:
+        stack.reset()
+    try:
+        stack.up(only=["stores"], progress=Lines(Console(stderr=True)), content=False)
+        yield stack
+    finally:
+        if not keep:
+            stack.down()
+
+
+@pytest.fixture(scope="session")
+def settings(stack: Stack) -> Settings:
+    """How to reach the test stack."""
+    return stack.settings()
+
+
+@pytest.fixture(scope="module")
+def database(stack: Stack) -> Iterator[Settings]:
+    """Settings with a database of this module's own: empty, with the extension."""
+    with stack.scratch_database() as settings:
+        yield settings
+
+
+@pytest.fixture
+def fresh_database(stack: Stack) -> Iterator[Settings]:
+    """Settings with a database of this test's own: empty, with the extension."""
+    with stack.scratch_database() as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def unique() -> Callable[[str], str]:
+    """A name nobody else uses, for topics, chains and indexes: `unique("t")` -> `t5f0c9a1e`."""
+    return lambda prefix: f"{prefix}{secrets.token_hex(4)}"
