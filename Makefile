@@ -1,0 +1,36 @@
+# The commands of this repository; `make` alone lists them.
+
+PY := .venv/bin/python
+DASH := .venv/bin/dash-pipeline
+
+.PHONY: help venv demo down test bench market lint lock
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+venv: ## make .venv with the locked requirements and this project
+	@deployments/local/venv.sh
+
+demo: venv ## start everything, feed a recorded market through it, and show what came out (LIVE=1: mine it now)
+	$(DASH) demo $(if $(filter 1,$(LIVE)),--live)
+
+down: venv ## stop every process that demo started
+	$(DASH) down
+
+test: venv ## all tests: unit, integration on real servers, end to end
+	$(PY) -m pytest tests
+
+bench: venv ## every figure of the README
+	$(PY) -m benchmarks
+
+market: venv ## make the recorded market anew
+	deployments/local/market/make.sh
+
+lint: venv ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+lock: venv ## write requirements.lock anew from pyproject.toml
+	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+	  --group pyproject.toml:stack --group pyproject.toml:dev pyproject.toml -o requirements.lock
