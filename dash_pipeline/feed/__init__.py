@@ -4,6 +4,7 @@
     publish.py   events -> topics and keys, at a rate, with counts that are true when something fails
     wait.py      until the platform has committed what was published
     exporter.py  the real `ethereum-etl stream` as a child process in an environment of its own
+    node.py      what we ask a node ourselves
     follow.py    node -> Kafka: resuming, and the reorgs that the exporter does not notice
 
 Does not belong here: what a message means (`events/`); here it is a line with a type and a block number.

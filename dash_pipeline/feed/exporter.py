@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from dash_pipeline import children
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.feed.files import Event, parse
 from dash_pipeline.settings import stack_dir
@@ -34,22 +34,21 @@ PACKAGES_WITHOUT_DEPENDENCIES = ("parsimonious==0.9.0", "regex")
 
 BLOCKS_PER_BATCH = 20
 PERIOD_S = 1
-# How long a child may take to end by itself.
-GRACE_S = 5.0
 LOG_LINES = 60
 READ_BYTES = 1 << 20
 
 
-def exporter_home() -> Path:
-    """Where the exporter's environment lives: `$DASH_OPT_DIR`, or `opt` in the stack's folder."""
-    return Path(os.environ.get("DASH_OPT_DIR") or stack_dir() / "opt").absolute() / "ethereum-etl"
+def opt_dir() -> Path:
+    """Where programs are installed: `$DASH_OPT_DIR`, which clones may share, or `opt` in the stack's folder."""
+    return Path(os.environ.get("DASH_OPT_DIR") or stack_dir() / "opt").absolute()
 
 
-def ensure_exporter(home: Path, say: Callable[[str], None] = lambda _: None) -> Path:
-    """The `ethereumetl` program, installed into `home` if it is not there yet (about a minute, once).
+def ensure_exporter(say: Callable[[str], None] = lambda _: None) -> Path:
+    """The `ethereumetl` program, installed into `opt_dir()` if it is not there yet (about a minute, once).
 
     Raises Unavailable with pip's last line when it cannot be installed.
     """
+    home = opt_dir() / "ethereum-etl"
     program = home / "bin" / "ethereumetl"
     complete = home / ".complete"
     wanted = "\n".join(PACKAGES + PACKAGES_WITHOUT_DEPENDENCIES)
@@ -101,12 +100,7 @@ class Exporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        children.end(self._process)
         self._folder.cleanup()
 
     @property
@@ -169,20 +163,13 @@ def _start(
         "--max-workers": "2",
     }
     arguments = [part for option in options.items() for part in option]
-    return subprocess.Popen(
-        [*_tied_to_us(), str(program), "stream", *arguments],
+    return children.start(
+        [str(program), "stream", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"},
-        # Ctrl-C is for us; the child is told when its last batch is done with.
-        start_new_session=True,
     )
-
-
-def _tied_to_us() -> list[str]:
-    """The exporter retries for ever, a broken pipe too: should we be killed, the kernel has to end it."""
-    return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
 def _read_marker(file: Path) -> int:

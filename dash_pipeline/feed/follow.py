@@ -1,7 +1,7 @@
 """A node -> Kafka: the exporter's batches, published whole, through reorgs and restarts.
 
 Belongs here: where to start, what has been published of which branch, when to start again and from where.
-Does not belong here: the exporter's process (`exporter.py`), JSON-RPC beyond three questions to the node.
+Does not belong here: the exporter's process (`exporter.py`), talking to the node (`node.py`).
 
 ethereum-etl follows heights, not hashes: after a reorg it goes on at the next height, on another branch. So
 this keeps a trail, the hashes of the blocks it has published, and
@@ -16,14 +16,11 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import json
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -31,49 +28,13 @@ from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.feed.exporter import Exporter
 from dash_pipeline.feed.files import Event
+from dash_pipeline.feed.node import check_chain, hash_at, head_of
 from dash_pipeline.feed.publish import Key, Sink, publish
 
 ENTITIES = ("block", "transaction", "log", "token_transfer")
 # More than the deepest reorg that the platform accepts.
 TRAIL_BLOCKS = 512
 CHECK_S = 1.0
-RPC_TIMEOUT_S = 10
-
-
-# --- what the node is asked
-
-
-def ask(node: str, method: str, *params: object) -> Any:
-    """One JSON-RPC call. Raises Unavailable when the node does not answer, DashError when it refuses."""
-    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-    request = urllib.request.Request(node, body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=RPC_TIMEOUT_S) as reply:
-            answer = json.load(reply)
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"the node does not answer {method}: {error}") from None
-    if not isinstance(answer, dict) or "error" in answer:
-        raise DashError(f"the node refuses {method}: {answer}")
-    return answer.get("result")
-
-
-def head_of(node: str) -> int:
-    """The number of the node's newest block."""
-    return int(ask(node, "eth_blockNumber"), 16)
-
-
-def hash_at(node: str, number: int) -> str | None:
-    """The hash of the node's block at a height; None above its head."""
-    block = ask(node, "eth_getBlockByNumber", hex(number), False)
-    return block["hash"] if block else None
-
-
-def check_chain(node: str, chain: Chain) -> None:
-    """Raises DashError when the node is one of another chain."""
-    if (found := int(ask(node, "eth_chainId"), 16)) != chain.chain_id:
-        raise DashError(f"the node has chain id {found}, but {chain.name} is {chain.chain_id}")
-    if chain.genesis_hash and (genesis := hash_at(node, 0)) != chain.genesis_hash:
-        raise DashError(f"the node's block 0 is {genesis}, but {chain.name}'s is {chain.genesis_hash}")
 
 
 # --- what has been published
