@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dash_pipeline.storage.timescale import Connection
 from dash_pipeline.topics import Partition, topic_name
+
+if TYPE_CHECKING:
+    from dash_pipeline.storage.timescale import Connection
 
 Range = tuple[int, int]
 
@@ -134,11 +136,25 @@ def judge(conn: Connection, check: BlockCheck, chain: str, ranges: Iterable[Rang
     near = _NEAR.format(where=window, counts=check.counts)
     statement = _JUDGE.format(near=near, named=NAMED)
     verdict = Verdict()
-    for first, last in slices(ranges):
+    for first, last in slices(_stored(conn, chain, ranges)):
         row = conn.execute(statement, {"chain": chain, "first": first, "last": last}).fetchone()
         assert row is not None
         verdict += Verdict(row[0], row[1], tuple(row[2]))
     return verdict
+
+
+def _stored(conn: Connection, chain: str, ranges: Iterable[Range]) -> list[Range]:
+    """The parts of the ranges that hold blocks: a run may touch block 100 and block 17,000,000."""
+    return [
+        island
+        for first, last in ranges
+        for island in conn.execute(
+            "SELECT min(block_number), max(block_number) FROM"
+            " (SELECT block_number, block_number - row_number() OVER (ORDER BY block_number) AS island"
+            "  FROM chain.blocks WHERE chain = %s AND block_number BETWEEN %s AND %s) b GROUP BY island",
+            (chain, first, last),
+        ).fetchall()
+    ]
 
 
 def rows_behind_blocks(conn: Connection, check: BlockCheck, chain: str, upto: int) -> float | None:
@@ -180,6 +196,12 @@ def recent_range(conn: Connection, chain: str, window_s: float) -> list[Range]:
         (chain, window_s),
     ).fetchone()
     return [(row[0], row[1])] if row and row[0] is not None else []
+
+
+def tip(conn: Connection, chain: str) -> int | None:
+    """The height of the newest canonical block."""
+    row = conn.execute("SELECT tip_number FROM ops.chains WHERE chain = %s", (chain,)).fetchone()
+    return row[0] if row else None
 
 
 def topics_of(check: BlockCheck, chain: str) -> frozenset[str]:

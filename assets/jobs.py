@@ -1,0 +1,74 @@
+"""What a run can be asked to do, by name.
+
+Belongs here: which assets and checks a job covers, and how its runs execute. Does not belong here: when (`sensors/`).
+
+Runs execute in one process: a process per step costs seconds before its first line, and each job here has one step
+that matters or steps that may take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from dagster import AssetSelection, define_asset_job, in_process_executor
+
+from assets.ingestion.topics import OWNER as CHAIN_OWNER
+from assets.keys import SEARCH, index_key, table_key
+from assets.search import INDEXES
+from assets.search import OWNER as SEARCH_OWNER
+from dash_pipeline.chains import Chain
+from dash_pipeline.storage.tables import TABLES
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+CHECK_BLOCKS = "check_blocks"
+REBUILD_INDEX = "rebuild_index"
+BUILD_VIEWS = "build_views"
+# Read by the failure alerts.
+OWNER_TAG = "dash/owner"
+
+
+def ingest_name(chain: str) -> str:
+    """The name of the job that drains a chain."""
+    return f"ingest_{chain}"
+
+
+def ingest_jobs(chains: Iterable[Chain]) -> list[UnresolvedAssetJobDefinition]:
+    """A job per chain: drain a lane, then check what it touched."""
+    return [
+        define_asset_job(
+            ingest_name(chain.name),
+            AssetSelection.assets(*(table_key(chain.name, table) for table in TABLES)),
+            description=f"Drains partitions of {chain.title} and checks the blocks it touched. Started by the lag"
+            " sensor; without config it drains every partition of the chain.",
+            tags={OWNER_TAG: CHAIN_OWNER},
+            executor_def=in_process_executor,
+        )
+        for chain in chains
+    ]
+
+
+def check_job(chains: Iterable[Chain]) -> UnresolvedAssetJobDefinition:
+    """The checks of every chain and index, without draining anything."""
+    tables = [table_key(chain.name, table) for chain in chains for table in TABLES]
+    indexes = [index_key(index) for index in INDEXES]
+    return define_asset_job(
+        CHECK_BLOCKS,
+        AssetSelection.checks_for_assets(*tables, *indexes),
+        description="Judges the newest settled blocks of every chain, whichever run ingested them.",
+        tags={OWNER_TAG: CHAIN_OWNER},
+        executor_def=in_process_executor,
+    )
+
+
+def rebuild_job() -> UnresolvedAssetJobDefinition:
+    """Search indexes, built again."""
+    return define_asset_job(
+        REBUILD_INDEX,
+        AssetSelection.groups(SEARCH).without_checks(),
+        description="Builds search indexes again from the hot tables, each behind its alias. Select one to build one.",
+        tags={OWNER_TAG: SEARCH_OWNER},
+        executor_def=in_process_executor,
+    )

@@ -1,0 +1,39 @@
+"""Asset keys: the names that code locations agree on.
+
+A key per chain and table, not per table: each chain has its own lag, latency and failures, and a plot that mixes five
+chains says nothing. Groups keep the graph readable: folded, it is `<chain>_topics -> <chain> -> search, analytics`.
+"""
+
+from __future__ import annotations
+
+from dagster import AssetKey
+
+from dash_pipeline.topics import DEAD_LETTERS, TYPES
+
+ANALYTICS = "analytics"
+SEARCH = "search"
+
+
+def topic_key(chain: str, type_: str) -> AssetKey:
+    """The Kafka topic for messages of `type_` (a key of `dash_pipeline.topics.TYPES`)."""
+    return AssetKey(["kafka", chain, TYPES[type_]])
+
+
+def dead_letters_key() -> AssetKey:
+    """The Kafka topic that refused messages go to."""
+    return AssetKey(["kafka", *DEAD_LETTERS.split(".")])
+
+
+def table_key(chain: str, table: str) -> AssetKey:
+    """One chain's rows in a table of schema `chain`."""
+    return AssetKey([chain, table])
+
+
+def index_key(index: str) -> AssetKey:
+    """A search index, all chains."""
+    return AssetKey([SEARCH, index])
+
+
+def view_key(name: str) -> AssetKey:
+    """A relation of schema `analytics`, all chains."""
+    return AssetKey([ANALYTICS, name])

@@ -1,0 +1,66 @@
+"""The one place where assets, sensors and resources meet.
+
+Belongs here: what each code location is made of. Does not belong here: the parts.
+
+A location's parts are imported when it is built: what is broken in one location is never imported by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dagster import Definitions
+
+from dash_pipeline.chains import load_chains
+from dash_pipeline.settings import settings
+
+
+def build_defs(location: str, *, resource_overrides: Mapping[str, object] | None = None) -> Definitions:
+    """The definitions of one code location; `resource_overrides` replaces resources by name, for tests."""
+    parts = _LOCATIONS[location]()
+    parts["resources"] |= resource_overrides or {}
+    return Definitions(**parts)
+
+
+def _ingestion() -> dict[str, Any]:
+    from assets.ingestion.ingest import ingestion_asset
+    from assets.ingestion.topics import topic_specs
+    from assets.jobs import check_job, ingest_jobs, rebuild_job
+    from assets.search import index_assets, index_checks
+    from resources.kafka import KafkaResource
+    from resources.lanes import LaneResource
+    from resources.opensearch import OpenSearchResource
+    from resources.timescale import TimescaleResource
+    from sensors.alerts import failure_alerts
+    from sensors.lag import lag_sensor
+    from sensors.schedules import hourly_checks
+
+    chains = load_chains(settings().chains_file)
+    ingest, checks = ingest_jobs(chains.values()), check_job(chains.values())
+    return {
+        "assets": [
+            *topic_specs(chains.values()),
+            *(ingestion_asset(chain) for chain in chains.values()),
+            *index_assets(chains.values()),
+        ],
+        "asset_checks": [index_checks()],
+        "jobs": [*ingest, checks, rebuild_job()],
+        "schedules": [hourly_checks(checks)],
+        "sensors": [lag_sensor(chains, ingest), failure_alerts()],
+        "resources": {
+            "kafka": KafkaResource(),
+            "timescale": TimescaleResource(),
+            "lanes": LaneResource(),
+            "opensearch": OpenSearchResource(),
+        },
+    }
+
+
+def _marts() -> dict[str, Any]:
+    from assets.marts.views import view_assets
+
+    return {"assets": view_assets(), "resources": {}}
+
+
+_LOCATIONS: Mapping[str, Callable[[], dict[str, Any]]] = {"ingestion": _ingestion, "marts": _marts}

@@ -1,0 +1,168 @@
+"""The lag sensor: end offsets and committed offsets in, runs out. It never reads a message.
+
+Belongs here: reading and answering. Does not belong here: the decision (`lag_decision.py`).
+
+No run key is ever set: Dagster remembers run keys for ever, and a lane that failed must be started again. Two ticks
+that start the same lane do no harm, because lanes are fenced in the database.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dagster import (
+    AssetObservation,
+    DagsterInstance,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunRequest,
+    RunsFilter,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG
+
+from assets.ingestion.ingest import drain_name
+from assets.jobs import ingest_name
+from assets.keys import topic_key
+from dash_pipeline.chains import Chain
+from dash_pipeline.errors import DashError
+from dash_pipeline.microbatch.lanes import Lane
+from dash_pipeline.settings import Settings, settings
+from dash_pipeline.topics import TYPES, Partition, chain_topics, topic_name
+from resources.kafka import KafkaResource
+from resources.timescale import TimescaleResource
+from sensors.lag_decision import Policy, Seen, decide, rest_after, to_observe
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+    from dash_pipeline.lag import Extent
+
+LANE_TAG = "dash/lane"
+CHAIN_TAG = "dash/chain"
+PARTITIONS_TAG = "dash/partitions"
+LIMITS_TAG = "dash/limits"
+
+OBSERVE_EVERY_S = 60.0
+# How long a run may take beyond its own limit before run monitoring ends it: start, last commits, checks.
+_GRACE_S = 300
+# Failures in a row that are counted; with more, a chain rests as long as it may anyway.
+_FAILURES = 8
+
+
+def lag_sensor(chains: Mapping[str, Chain], jobs: "Sequence[UnresolvedAssetJobDefinition]") -> SensorDefinition:
+    """One sensor for all chains: one connection and one tick, whatever the number of chains."""
+
+    @sensor(
+        name="lag_sensor",
+        jobs=list(jobs),
+        minimum_interval_seconds=5,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Starts a run for each lane with lag and no live run. Reads offsets only, never messages.",
+    )
+    def evaluate(
+        context: SensorEvaluationContext, kafka: KafkaResource, timescale: TimescaleResource
+    ) -> SensorResult | SkipReason:
+        names = list(chains)
+        try:
+            extent = kafka.extent([topic for chain in names for topic in chain_topics(chain)])
+            committed = timescale.committed_offsets()
+        except DashError as error:
+            # A failed read is not an empty topic: nothing is decided on it.
+            return SkipReason(str(error))
+        seen = Seen(extent, committed, live_lanes(context.instance, names), _resting(context.instance, names))
+        values = settings()
+        decision = decide(names, seen, Policy(values.max_lanes, values.lag_per_lane))
+        if decision.lanes:
+            for note in decision.notes:
+                context.log.info(note)
+        observations, cursor = _observe(names, extent, committed, context.cursor)
+        return SensorResult(
+            run_requests=[run_request(lane, values) for lane in decision.lanes],
+            skip_reason=decision.skip_reason,
+            asset_events=observations,
+            cursor=cursor,
+        )
+
+    return evaluate
+
+
+def run_request(lane: Lane, values: Settings) -> RunRequest:
+    """The run of one lane: who it is in the tags, what it does in the config."""
+    config = {
+        "partitions": {topic: list(numbers) for topic, numbers in lane.partitions.items()},
+        "idle_timeout_s": values.idle_timeout_s,
+        "max_run_s": values.max_run_s,
+        "batch_rows": values.batch_rows,
+        "batch_bytes": values.batch_bytes,
+        "checkpoint_s": values.checkpoint_s,
+    }
+    return RunRequest(
+        job_name=ingest_name(lane.chain),
+        run_config={"ops": {drain_name(lane.chain): {"config": config}}},
+        tags={
+            CHAIN_TAG: lane.chain,
+            LANE_TAG: lane.name,
+            PARTITIONS_TAG: lane.to_tag(),
+            LIMITS_TAG: f"idle {values.idle_timeout_s:g} s, run {values.max_run_s:g} s",
+            MAX_RETRIES_TAG: "0",  # this sensor is the retry
+            MAX_RUNTIME_SECONDS_TAG: str(int(values.max_run_s) + _GRACE_S),
+        },
+    )
+
+
+def live_lanes(instance: DagsterInstance, chains: Iterable[str]) -> list[Lane]:
+    """The lanes of runs that are queued, starting, running or being stopped."""
+    runs = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES, tags={CHAIN_TAG: list(chains)}))
+    return [Lane.from_tag(run.tags[PARTITIONS_TAG]) for run in runs if PARTITIONS_TAG in run.tags]
+
+
+def _resting(instance: DagsterInstance, chains: Iterable[str]) -> dict[str, float]:
+    """Chain -> seconds until it is tried again; runs that ended otherwise than by failure end the rest."""
+    resting = {}
+    for chain in chains:
+        records = instance.get_run_records(
+            RunsFilter(job_name=ingest_name(chain), statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]),
+            limit=_FAILURES,
+        )
+        statuses = [record.dagster_run.status for record in records] + [DagsterRunStatus.SUCCESS]
+        failures = statuses.index(DagsterRunStatus.SUCCESS)
+        if failures:
+            resting[chain] = rest_after(failures, time.time() - (records[0].end_time or time.time()))
+    return resting
+
+
+def _observe(
+    chains: Iterable[str], extent: "Extent", committed: Mapping[Partition, int], cursor: str | None
+) -> tuple[list[AssetObservation], str]:
+    """Observations of the topics whose lag is worth an event, and the cursor that remembers them."""
+    keys = {topic_name(chain, type_): topic_key(chain, type_) for chain in chains for type_ in TYPES}
+    end, lag, done = Counter[str](), Counter[str](), Counter[str]()
+    for place, behind in extent.lag(committed).items():
+        topic = place[0]
+        end[topic] += extent.end[place]
+        lag[topic] += behind
+        done[topic] += committed.get(place, 0)
+    now = time.time()
+    before: dict[str, tuple[int, float]] = json.loads(cursor) if cursor else {}
+    topics = to_observe(lag, before, now, OBSERVE_EVERY_S)
+    observations = [
+        AssetObservation(
+            keys[topic],
+            metadata={
+                "end offset": end[topic],
+                "committed offset": done[topic],
+                "lag": lag[topic],
+                "partitions": sum(place[0] == topic for place in extent.end),
+            },
+        )
+        for topic in topics
+    ]
+    return observations, json.dumps({**before, **{topic: (lag[topic], now) for topic in topics}})

@@ -1,0 +1,132 @@
+"""Lag -> lanes: what the lag sensor decides, as pure functions.
+
+Belongs here: the decision and the words for it. Does not belong here: reading offsets or runs (`lag.py`), how lag is
+split into lanes (`dash_pipeline/microbatch/lanes.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dash_pipeline.lag import Extent
+from dash_pipeline.microbatch.lanes import Lane, plan_lanes
+from dash_pipeline.topics import Partition, chain_topics
+
+# A chain whose runs fail is tried again after these seconds, doubled with each failure in a row.
+FIRST_REST_S = 10.0
+LONGEST_REST_S = 600.0
+# Partitions and topics that one reason names; the rest are counted.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The autoscaling knobs."""
+
+    max_lanes: int
+    lag_per_lane: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a tick has read. `resting_s`: chain -> seconds until it is tried again after failures."""
+
+    extent: Extent
+    committed: Mapping[Partition, int]
+    live: Sequence[Lane] = ()
+    resting_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Lanes to start, and what an operator should know, started or not."""
+
+    lanes: tuple[Lane, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def skip_reason(self) -> str | None:
+        """Why nothing is started, in one line."""
+        return None if self.lanes else "; ".join(self.notes)
+
+
+def decide(chains: Iterable[str], seen: Seen, policy: Policy) -> Decision:
+    """One run for each lane with lag and without a live run, up to the policy's lanes per chain."""
+    lanes: list[Lane] = []
+    notes: list[str] = []
+    idle: list[str] = []
+    unfed: list[str] = []
+    for chain in chains:
+        topics = set(chain_topics(chain))
+        missing = [topic for topic in seen.extent.missing if topic in topics]
+        if len(missing) == len(topics):
+            unfed.append(chain)
+            continue
+        if missing:
+            notes.append(f"missing topics: {_some(missing)}")
+        broken = _broken(topics, seen)
+        notes += broken.values()
+        lag = {
+            place: behind
+            for place, behind in seen.extent.lag(seen.committed).items()
+            if place[0] in topics and place not in broken
+        }
+        live = [lane for lane in seen.live if lane.chain == chain]
+        planned = plan_lanes(chain, lag, live, policy.max_lanes, policy.lag_per_lane)
+        rest = seen.resting_s.get(chain, 0)
+        if planned and rest > 0:
+            notes.append(f"{chain}: its last run failed, trying again in {rest:.0f} s")
+        elif planned:
+            lanes += planned
+        elif live:
+            notes.append(f"{chain}: {len(live)} live lane{'s' * (len(live) != 1)}, {sum(lag.values()):,} behind")
+        else:
+            idle.append(chain)
+    if idle:
+        notes.append(f"no lag: {', '.join(idle)}")
+    if unfed:
+        notes.append(f"no topics: {', '.join(unfed)}")
+    return Decision(tuple(lanes), tuple(notes))
+
+
+def rest_after(failures: int, since_s: float) -> float:
+    """Seconds to wait before the next try, after so many failures in a row, the last one `since_s` ago."""
+    if not failures:
+        return 0.0
+    return max(0.0, min(FIRST_REST_S * 2.0 ** (failures - 1), LONGEST_REST_S) - since_s)
+
+
+def to_observe(
+    lag: Mapping[str, int], before: Mapping[str, tuple[int, float]], now: float, every_s: float
+) -> list[str]:
+    """The topics whose lag is worth an event: it began or ended, or it changed and the last event is old.
+
+    `before`: topic -> lag and time of its last event. An event for each tick would fill the event log.
+    """
+    return [
+        topic
+        for topic, behind in lag.items()
+        if topic not in before
+        or bool(behind) != bool(before[topic][0])
+        or (behind != before[topic][0] and now - before[topic][1] >= every_s)
+    ]
+
+
+def _broken(topics: set[str], seen: Seen) -> dict[Partition, str]:
+    """Partitions whose committed offset is beyond their end: no run can help them, a person must.
+
+    A committed offset before the first message (retention was faster) is not broken: the lane records the loss and
+    goes on from the first message.
+    """
+    return {
+        (topic, number): f"{topic}/{number}: the next offset to ingest is {seen.committed[topic, number]:,} but the"
+        f" topic ends at {end:,}: it was made anew; `dash-pipeline offsets --set-beginning {topic}` starts it over"
+        for (topic, number), end in sorted(seen.extent.end.items())
+        if topic in topics and seen.committed.get((topic, number), 0) > end
+    }
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
