@@ -123,7 +123,7 @@ def pip_target(requirements: Path, folder: Path, log: Path) -> None:
     call([*installer, "--no-deps", "--target", str(folder), "-r", str(requirements)], log)
 
 
-def maven(pom: Path, folder: Path, java_program: Path, opt: Path, log: Path) -> None:
+def maven(pom: Path, folder: Path, opt: Path, log: Path) -> None:
     """Let Maven run `package` on a pom whose plugins copy into ${dist}.
 
     Raises MissingPackagesError when there is no Maven and no right to install it.
@@ -132,8 +132,7 @@ def maven(pom: Path, folder: Path, java_program: Path, opt: Path, log: Path) -> 
     with _locked(opt / ".maven.lock"):
         if not shutil.which("mvn"):
             debian_packages(["maven"], log)
-        home = str(java_program.parents[1])
-        call(["mvn", "-q", "-B", "-ntp", "-f", pom, "package", f"-Ddist={folder}"], log, JAVA_HOME=home)
+        call(["mvn", "-q", "-B", "-ntp", "-f", pom, "package", f"-Ddist={folder}"], log)
 
 
 def debian_packages(names: Sequence[str], log: Path) -> None:

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from dash_pipeline.stack.status import Lane, LocationStatus, ServerStatus, Status, TopicLag
+from dash_pipeline.stack.servers.dagster import CodeLocation
+from dash_pipeline.stack.status import Lane, ServerStatus, Status, TopicLag
 
 _MIB = 1 << 20
 
@@ -45,7 +46,7 @@ def _servers(servers: list[ServerStatus]) -> Table:
     return table
 
 
-def _locations(locations: list[LocationStatus]) -> Table:
+def _locations(locations: list[CodeLocation]) -> Table:
     table = _table("code location", "loaded", "problem")
     for one in locations:
         table.add_row(one.name, "yes" if one.loaded else "no", one.problem)

@@ -33,6 +33,7 @@ from dash_pipeline.stack.layout import Layout, Ports
 from dash_pipeline.stack.progress import Progress, Silent
 from dash_pipeline.stack.secrets import Secrets, environment, kept_secrets, read_env, write_env
 from dash_pipeline.stack.servers import DAGSTER, SERVERS, STORES, NotReadyError, Place, Server
+from dash_pipeline.stack.servers.dagster import CODE_LOCATIONS, code_locations
 from dash_pipeline.stack.servers.timescale import drop_database, make_database, superuser
 from dash_pipeline.stack.supervisor import Supervisor
 
@@ -43,6 +44,7 @@ GROUPS = {
 }
 _CONTENT = "content"
 _CRASHING_FOR_S = 15
+_CODE_PATIENCE_S = 60
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Stack:
         """Bring up these servers (all by default) and what they need, and wait until each is ready.
 
         `content` also makes what the platform keeps in them: schema, topics, index templates. Servers that
-        are up are left as they are. Raises DashError when a port is taken, an installation fails, or a server
+        are up are left as they are, but code that did not load is loaded again. Raises DashError when a port is taken, an installation fails, or a server
         does not come up; the others are up then.
         """
         names = self.resolve(only)
@@ -82,7 +84,10 @@ class Stack:
             self._check_ports(names)
             write_env(self.layout, self._environment)
             self.supervisor.start(self._program_environment)
+            self._stop_broken_code()
             self._bring_up(names, progress or Silent(), content)
+        if {"webserver", *(f"code-{name}" for name in CODE_LOCATIONS)} <= set(names):
+            self._check_code()
 
     def down(self, progress: Progress | None = None) -> None:
         """Stop every process of this stack, and no other."""
@@ -278,13 +283,33 @@ class Stack:
             progress.say(what, "making what is missing")
             try:
                 make = getattr(importlib.import_module(module), function)
-            except ModuleNotFoundError as error:
-                if error.name != module:
+            except (ModuleNotFoundError, AttributeError) as error:
+                if error.name not in (module, function):
                     raise
                 progress.done(what, "not there yet")
                 continue
             make(settings, *more)
             progress.done(what, "ready")
+
+    def _stop_broken_code(self) -> None:
+        """A code server keeps the error it started with; it must start again to see that the code was mended."""
+        try:
+            broken = {f"code-{one.name}" for one in code_locations(self.place) if not one.loaded}
+        except NotReadyError:
+            return
+        self.supervisor.stop(*(state.name for state in self.supervisor.states() if state.name in broken))
+
+    def _check_code(self) -> None:
+        """Wait until the webserver has made up its mind about each code location; all must have loaded."""
+        deadline = time.monotonic() + _CODE_PATIENCE_S
+        while True:
+            found = code_locations(self.place)
+            if all(one.settled for one in found) or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        if broken := [one for one in found if not one.loaded]:
+            lines = [f"code location {one.name} does not load: {one.problem or 'no answer'}" for one in broken]
+            raise DashError("\n".join([*lines, f"the rest is up; {self.place.settings.dagster_url} says more"]))
 
     def _known(self, servers: Collection[Server]) -> list[str]:
         names = {server.name for server in servers}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 
@@ -19,7 +19,7 @@ from dash_pipeline.lag import ExtentReader
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import processes
 from dash_pipeline.stack.servers import SERVERS, NotReadyError, Place, Server
-from dash_pipeline.stack.servers.dagster import graphql
+from dash_pipeline.stack.servers.dagster import CodeLocation, code_locations, graphql
 from dash_pipeline.stack.stack import Stack
 from dash_pipeline.storage import timescale
 from dash_pipeline.topics import chain_topics
@@ -27,8 +27,6 @@ from dash_pipeline.topics import chain_topics
 _T = TypeVar("_T")
 
 _LANE_TAG = "dash/lane"
-_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus
-    locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 _LIVE_RUNS = """{ runsOrError(
     filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED, CANCELING]}, limit: 500) {
     ... on Runs { results { runId status jobName startTime tags { key value } } } } }"""
@@ -43,15 +41,6 @@ class ServerStatus:
     pid: int | None
     memory_bytes: int
     address: str
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class LocationStatus:
-    """One code location as the webserver has it."""
-
-    name: str
-    loaded: bool
     problem: str = ""
 
 
@@ -90,7 +79,7 @@ class Status:
     """The whole report; `problems` says which parts are missing and why."""
 
     servers: list[ServerStatus]
-    locations: list[LocationStatus] = field(default_factory=list)
+    locations: list[CodeLocation] = field(default_factory=list)
     topics: list[TopicLag] = field(default_factory=list)
     lanes: list[Lane] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -119,7 +108,7 @@ def status(stack: Stack, *, secrets: bool = False) -> Status:
     place = stack.place
     return Status(
         servers=servers,
-        locations=part("code locations", {"webserver"}, lambda: _locations(place)),
+        locations=part("code locations", {"webserver"}, lambda: code_locations(place)),
         topics=part("lag", {"kafka", "timescale"}, lambda: lag(place.settings)),
         lanes=part("lanes", {"webserver"}, lambda: _lanes(place)),
         problems=problems,
@@ -159,19 +148,6 @@ def _server(stack: Stack, server: Server, secrets: bool) -> ServerStatus:
     except NotReadyError as error:
         return ServerStatus(server.name, "not ready", known.pid, memory, address, str(error))
     return ServerStatus(server.name, "ready", known.pid, memory, address)
-
-
-def _locations(place: Place) -> list[LocationStatus]:
-    entries = graphql(place, _LOCATIONS)["workspaceOrError"]["locationEntries"]
-    return [_location(entry) for entry in entries]
-
-
-def _location(entry: dict[str, Any]) -> LocationStatus:
-    loaded = entry["locationOrLoadError"] or {"__typename": entry["loadStatus"]}
-    if loaded["__typename"] == "RepositoryLocation":
-        return LocationStatus(entry["name"], True)
-    said = loaded.get("message", loaded["__typename"]).strip()
-    return LocationStatus(entry["name"], False, said.splitlines()[0])
 
 
 def _lanes(place: Place) -> list[Lane]:

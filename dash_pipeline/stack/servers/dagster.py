@@ -7,6 +7,8 @@ Nothing here imports dagster: they are programs like the other servers, spoken t
 from __future__ import annotations
 
 import sys
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,25 @@ from dash_pipeline.stack.servers.base import NotReadyError, Place, Server, http_
 from dash_pipeline.stack.supervisor import Program
 
 CODE_LOCATIONS = ("ingestion", "marts")
+
+_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus
+    locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+_PROBLEM_WIDTH = 200
+_UNREACHABLE = "DagsterUserCodeUnreachableError"
+
+
+@dataclass(frozen=True)
+class CodeLocation:
+    """One code location as the webserver has it; `problem` says why it is not loaded."""
+
+    name: str
+    loaded: bool
+    problem: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether waiting would change nothing: loaded, or broken in itself."""
+        return self.loaded or bool(self.problem and _UNREACHABLE not in self.problem)
 
 
 class CodeServer(Server):
@@ -136,6 +157,21 @@ def graphql(place: Place, query: str, **variables: object) -> Any:
     if answer.get("errors"):
         raise NotReadyError(answer["errors"][0]["message"])
     return answer["data"]
+
+
+def code_locations(place: Place) -> list[CodeLocation]:
+    """The code locations of the workspace. Raises NotReadyError when the webserver does not answer."""
+    entries = graphql(place, _LOCATIONS)["workspaceOrError"]["locationEntries"]
+    return [_code_location(entry) for entry in entries]
+
+
+def _code_location(entry: dict[str, Any]) -> CodeLocation:
+    result = entry["locationOrLoadError"]
+    if result is None:
+        return CodeLocation(entry["name"], False)
+    first_line = result.get("message", "").strip().partition("\n")[0]
+    problem = textwrap.shorten(first_line.rpartition("dagster._core.errors.")[2], _PROBLEM_WIDTH)
+    return CodeLocation(entry["name"], result["__typename"] == "RepositoryLocation", problem)
 
 
 def instance_home(place: Place) -> None:

@@ -32,7 +32,7 @@ class Kafka(Server):
     def prepare(self, place: Place, say: Say) -> Program:
         """Jars by Maven; the users are made when the metadata log is formatted."""
         java = install.java(place.layout.opt, place.log(self.name), say)
-        jars = self._jars(place, java, say)
+        jars = self._jars(place, say)
         conf = place.conf(self.name)
         render(
             self.name,
@@ -69,12 +69,12 @@ class Kafka(Server):
         password = f" password={place.secrets.kafka}" if secrets else ""
         return f"{place.settings.kafka_bootstrap} (SASL_PLAINTEXT SCRAM-SHA-512 user=dash{password})"
 
-    def _jars(self, place: Place, java: Path, say: Say) -> Path:
+    def _jars(self, place: Place, say: Say) -> Path:
         pom = _HERE / "pom.xml"
 
         def build(folder: Path) -> None:
             say("fetching jars by Maven")
-            install.maven(pom, folder, java, place.layout.opt, place.log(self.name))
+            install.maven(pom, folder, place.layout.opt, place.log(self.name))
 
         return install.once(place.layout.opt, self.name, [pom], build)
 

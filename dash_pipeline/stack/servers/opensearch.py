@@ -71,7 +71,7 @@ class OpenSearch(Server):
 
         def build(folder: Path) -> None:
             say("fetching jars by Maven")
-            install.maven(pom, folder, java, place.layout.opt, log)
+            install.maven(pom, folder, place.layout.opt, log)
             say("compiling the main class")
             compiler = next((folder / "compiler").glob("ecj-*.jar"))
             classpath = ":".join(str(jar) for jar in sorted((folder / "jars").glob("*.jar")))
