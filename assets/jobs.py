@@ -1,4 +1,4 @@
-"""What a run can be asked to do, by name.
+"""What a run of location `ingestion` can be asked to do, by name.
 
 Belongs here: which assets and checks a job covers, and how its runs execute. Does not belong here: when (`sensors/`).
 
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from dagster import AssetSelection, define_asset_job, in_process_executor
 
-from assets.ingestion.topics import OWNER as CHAIN_OWNER
+from assets import owners
 from assets.keys import SEARCH, index_key, table_key
 from assets.search import INDEXES
-from assets.search import OWNER as SEARCH_OWNER
 from dash_pipeline.chains import Chain
 from dash_pipeline.storage.tables import TABLES
 
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
 CHECK_BLOCKS = "check_blocks"
 REBUILD_INDEX = "rebuild_index"
-BUILD_VIEWS = "build_views"
-# Read by the failure alerts.
-OWNER_TAG = "dash/owner"
 
 
 def ingest_name(chain: str) -> str:
@@ -43,7 +39,7 @@ def ingest_jobs(chains: Iterable[Chain]) -> list[UnresolvedAssetJobDefinition]:
             AssetSelection.assets(*(table_key(chain.name, table) for table in TABLES)),
             description=f"Drains partitions of {chain.title} and checks the blocks it touched. Started by the lag"
             " sensor; without config it drains every partition of the chain.",
-            tags={OWNER_TAG: CHAIN_OWNER},
+            tags={owners.OWNER_TAG: owners.CHAIN_DATA},
             executor_def=in_process_executor,
         )
         for chain in chains
@@ -58,7 +54,7 @@ def check_job(chains: Iterable[Chain]) -> UnresolvedAssetJobDefinition:
         CHECK_BLOCKS,
         AssetSelection.checks_for_assets(*tables, *indexes),
         description="Judges the newest settled blocks of every chain, whichever run ingested them.",
-        tags={OWNER_TAG: CHAIN_OWNER},
+        tags={owners.OWNER_TAG: owners.CHAIN_DATA},
         executor_def=in_process_executor,
     )
 
@@ -69,6 +65,6 @@ def rebuild_job() -> UnresolvedAssetJobDefinition:
         REBUILD_INDEX,
         AssetSelection.groups(SEARCH).without_checks(),
         description="Builds search indexes again from the hot tables, each behind its alias. Select one to build one.",
-        tags={OWNER_TAG: SEARCH_OWNER},
+        tags={owners.OWNER_TAG: owners.SEARCH},
         executor_def=in_process_executor,
     )

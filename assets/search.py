@@ -24,6 +24,7 @@ from dagster import (
     multi_asset_check,
 )
 
+from assets import owners
 from assets.keys import SEARCH, index_key, table_key
 from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
@@ -31,8 +32,6 @@ from dash_pipeline.settings import settings
 from dash_pipeline.storage.checks import indexes_behind
 from resources.opensearch import OpenSearchResource
 from resources.timescale import TimescaleResource
-
-OWNER = "team:search"
 
 #: Index -> what a document is, and the tables it is made from.
 INDEXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -65,7 +64,7 @@ def _index(index: str, chains: list[str]) -> AssetsDefinition:
         deps=[table_key(chain, table) for chain in chains for table in tables],
         description=f"{about}\n\nAlias `{index}`. Lanes keep it fresh; materialising it builds it again.",
         group_name=SEARCH,
-        owners=[OWNER],
+        owners=[owners.SEARCH],
         kinds={"opensearch"},
     )
     def rebuild(context: AssetExecutionContext, opensearch: OpenSearchResource) -> MaterializeResult[Any]:

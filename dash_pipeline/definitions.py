@@ -58,9 +58,20 @@ def _ingestion() -> dict[str, Any]:
 
 
 def _marts() -> dict[str, Any]:
-    from assets.marts.views import view_assets
+    from assets.keys import ANALYTICS
+    from assets.marts.views import view_assets, view_job
+    from resources.dbt import DbtResource, load_manifest
+    from resources.timescale import TimescaleResource
+    from sensors.views import views_sensor
 
-    return {"assets": view_assets(), "resources": {}}
+    views = view_assets(load_manifest(), load_chains(settings().chains_file))
+    job = view_job()
+    return {
+        "assets": [views],
+        "jobs": [job],
+        "sensors": [views_sensor(job, [f"{ANALYTICS}.{key.path[-1]}" for key in sorted(views.keys)])],
+        "resources": {"dbt": DbtResource(), "timescale": TimescaleResource()},
+    }
 
 
 _LOCATIONS: Mapping[str, Callable[[], dict[str, Any]]] = {"ingestion": _ingestion, "marts": _marts}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,3 +38,11 @@ class TimescaleResource(ConfigurableResource[Any]):
 
         with self.connect() as connection:
             return timescale.committed_offsets(connection)
+
+    def absent(self, relations: Sequence[str]) -> list[str]:
+        """Those of the relations (`schema.name`) that the database does not have."""
+        with self.connect() as connection:
+            rows = connection.execute(
+                "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NULL", (list(relations),)
+            ).fetchall()
+        return [name for (name,) in rows]

@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 from dagster import DagsterRun, DefaultSensorStatus, RunFailureSensorContext, SensorDefinition, run_failure_sensor
 
-from assets.jobs import OWNER_TAG
+from assets.owners import OWNER_TAG
 from dash_pipeline.settings import settings
 
 EVERYBODY_ELSE = "*"

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from dagster import AssetKey, AssetSpec, TableColumn, TableColumnConstraints, TableConstraints, TableSchema
 
-from assets.ingestion.topics import OWNER
 from assets.keys import table_key, topic_key
+from assets.owners import CHAIN_DATA
 from dash_pipeline.chains import Chain
 from dash_pipeline.storage.tables import TABLES, Column, Table
 
@@ -50,7 +50,7 @@ def _spec(chain: Chain, table: Table) -> AssetSpec:
         deps=[upstream(chain.name, table.name)],
         description=f"{table.about}\n\nRows of {chain.title} (`chain = '{chain.name}'`) in `chain.{table.name}`.",
         group_name=chain.name,
-        owners=[OWNER],
+        owners=[CHAIN_DATA],
         kinds={"postgres", "polars"},
         tags={"dash/chain": chain.name},
         skippable=True,  # a run that had no rows for a table has not made it

@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from dagster import AssetSpec
 
 from assets.keys import dead_letters_key, topic_key
+from assets.owners import CHAIN_DATA
 from dash_pipeline.chains import Chain
 from dash_pipeline.topics import DEAD_LETTERS, TYPES, topic_name
-
-OWNER = "team:chain-data"
 
 _CONTENTS = {
     "block": "Block headers",
@@ -34,7 +33,7 @@ def topic_specs(chains: Iterable[Chain]) -> list[AssetSpec]:
             description=f"Messages that were refused, with the reason: topic `{DEAD_LETTERS}`. A copy of each is in"
             " `ops.dead_letters`.",
             group_name="operations",
-            owners=[OWNER],
+            owners=[CHAIN_DATA],
             kinds={"kafka"},
             metadata={"topic": DEAD_LETTERS},
         )
@@ -48,7 +47,7 @@ def _topic(chain: Chain, type_: str) -> AssetSpec:
         description=f"{_CONTENTS[type_]} of {chain.title}, one JSON message each, as `ethereum-etl stream` publishes"
         f" them: topic `{name}`. Observed: messages in it, how many of them are ingested, and the lag.",
         group_name=f"{chain.name}_topics",
-        owners=[OWNER],
+        owners=[CHAIN_DATA],
         kinds={"kafka"},
         tags={"dash/chain": chain.name},
         metadata={"topic": name, "message_type": type_},

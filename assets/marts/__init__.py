@@ -1,0 +1,1 @@
+"""What analysts read: the relations of schema `analytics`, made by dbt."""

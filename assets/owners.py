@@ -1,0 +1,11 @@
+"""Who owns what: the teams that alerts are routed to.
+
+Belongs here: owners' names and the run tag that carries them. Does not belong here: addresses (`DASH_ALERT_WEBHOOKS`).
+"""
+
+CHAIN_DATA = "team:chain-data"
+SEARCH = "team:search"
+ANALYTICS = "team:analytics"
+
+#: On every job's runs, so that the failure alerts know the owner whatever location the job is from.
+OWNER_TAG = "dash/owner"
