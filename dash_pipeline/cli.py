@@ -7,7 +7,8 @@ Does not belong here: the work; each command calls one function.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -72,6 +73,75 @@ def reset(
     if not yes:
         typer.confirm(f"Delete all data under {stack.layout.home}?", abort=True)
     stack.reset(everything=all_)
+
+
+@app.command()
+def feed(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH", help="Files or folders of .json, .jsonl, .jsonl.gz, .jsonl.zst."),
+    ] = None,
+    chain: Annotated[str, typer.Option(help="The chain they are of: ethereum for files, anvil for --rpc.")] = "",
+    key: Annotated[Literal["none", "token", "wallet"], typer.Option(help="What messages are keyed by.")] = "none",
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Messages a second; full speed without.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all of it is committed in TimescaleDB.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 600,
+    rpc: Annotated[str, typer.Option(metavar="URL", help="A node to stream from, instead of files.")] = "",
+    from_block: Annotated[
+        int | None, typer.Option(min=0, help="With --rpc: begin here, not where the last run ended.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once/--follow", help="With --rpc: end at the node's height now.")] = False,
+    entities: Annotated[
+        str, typer.Option(help="With --rpc: the types to export; trace, contract and token need a tracing node.")
+    ] = "block,transaction,log,token_transfer",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Publish events in ethereum-etl's format to Kafka: from files, or from a node with --rpc."""
+    import msgspec
+
+    from dash_pipeline.chains import load_chains
+    from dash_pipeline.feed import show
+    from dash_pipeline.feed.live import live
+    from dash_pipeline.feed.publish import Key
+    from dash_pipeline.feed.replay import Report, replay
+    from dash_pipeline.settings import load_settings
+
+    if bool(paths) == bool(rpc):
+        raise typer.BadParameter("give either files and folders, or --rpc URL")
+    settings = load_settings()
+    chains = load_chains(settings.chains_file)
+    name = chain or ("anvil" if rpc else "ethereum")
+    if name not in chains:
+        raise DashError(f"--chain: no {name} in the registry (known: {', '.join(chains)})")
+    report: Report
+    if rpc:
+        with show.line(err) as say:
+            report = live(
+                settings,
+                rpc,
+                chains[name],
+                entities=entities.split(","),
+                from_block=from_block,
+                once=once,
+                key=Key(key),
+                tell=lambda followed: say(show.followed_line(followed)),
+                say=say,
+            )
+    else:
+        with show.bars(err) as progress:
+            report = replay(
+                settings,
+                paths or [],
+                name,
+                key=Key(key),
+                rate=rate,
+                wait_s=timeout if wait else None,
+                progress=progress,
+            )
+    if json:
+        out.print_json(msgspec.json.encode(report).decode())
+    else:
+        show.print_report(report, out)
 
 
 def main() -> None:

@@ -6,6 +6,9 @@
     exporter.py  the real `ethereum-etl stream` as a child process in an environment of its own
     node.py      what we ask a node ourselves
     follow.py    node -> Kafka: resuming, and the reorgs that the exporter does not notice
+    replay.py    files, from checking to waiting
+    live.py      a node, from installing the exporter to the report
+    show.py      bars and tables
 
 Does not belong here: what a message means (`events/`); here it is a line with a type and a block number.
 """

@@ -149,9 +149,7 @@ class Exporter:
         return whole
 
 
-def _start(
-    program: Path, node: str, start: int, entities: Sequence[str], marker: Path
-) -> subprocess.Popen[bytes]:
+def _start(program: Path, node: str, start: int, entities: Sequence[str], marker: Path) -> subprocess.Popen[bytes]:
     options = {
         "--provider-uri": node,
         "--start-block": str(start),

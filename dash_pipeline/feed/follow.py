@@ -31,7 +31,6 @@ from dash_pipeline.feed.files import Event
 from dash_pipeline.feed.node import check_chain, hash_at, head_of
 from dash_pipeline.feed.publish import Key, Sink, publish
 
-ENTITIES = ("block", "transaction", "log", "token_transfer")
 # More than the deepest reorg that the platform accepts.
 TRAIL_BLOCKS = 512
 CHECK_S = 1.0
@@ -176,10 +175,12 @@ class Follower:
         else:
             self._trail = load_trail(self._file) or self._trail
         target = head_of(self._node) if once else None
+        self._step_back()
         while not self._done(target):
-            self._step_back()
             with self._start_exporter(self._trail.next) as exporter:
                 self._pump(exporter, target)
+            if not self._stop():
+                self._step_back()
         return self._followed
 
     def _done(self, target: int | None) -> bool:

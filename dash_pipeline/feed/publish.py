@@ -27,6 +27,8 @@ BATCH_BYTES = 256 << 10
 # At full speed messages are gathered; at a rate somebody is looking at the latency.
 LINGER_MS = 20
 LINGER_MS_AT_A_RATE = 1
+# A broker that answers at all may take this long.
+SHORTEST_PATIENCE_S = 10.0
 # Sleeping for less costs more than it waits.
 SHORTEST_SLEEP_S = 0.001
 
@@ -66,6 +68,7 @@ class KafkaSink:
         self._settings = settings
         self._unflushed = 0
         self._refused: Counter[str] = Counter()
+        patience_ms = round(max(settings.retry_for_s, SHORTEST_PATIENCE_S) * 1000)
         with kafka_errors(settings):
             self._producer = KafkaProducer(
                 **kafka_python_options(settings),
@@ -73,8 +76,9 @@ class KafkaSink:
                 batch_size=BATCH_BYTES,
                 max_request_size=MAX_DEAD_LETTER_BYTES,
                 allow_auto_create_topics=False,
-                delivery_timeout_ms=round(settings.retry_for_s * 1000),
-                request_timeout_ms=min(30_000, round(settings.retry_for_s * 500)),
+                delivery_timeout_ms=patience_ms,
+                request_timeout_ms=min(30_000, patience_ms // 2),
+                max_block_ms=patience_ms,
             )
 
     def __enter__(self) -> Self:

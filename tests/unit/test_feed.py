@@ -259,9 +259,7 @@ def test_messages_that_the_broker_refuses() -> None:
     sink = ListSink(refused=Counter({"anvil.logs": 1}))
     with pytest.raises(Stopped) as caught:
         publish(events(line("block", 1), line("log", 1), line("log", 2)), "anvil", sink)
-    assert str(caught.value) == (
-        "the broker refused 1 of 3 messages; published: 1 to anvil.blocks, 1 to anvil.logs"
-    )
+    assert str(caught.value) == ("the broker refused 1 of 3 messages; published: 1 to anvil.blocks, 1 to anvil.logs")
 
 
 def test_an_interrupt_says_how_much_is_published() -> None:
