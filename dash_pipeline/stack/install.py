@@ -22,6 +22,8 @@ from dash_pipeline.stack.layout import DEPLOYMENT
 
 JAVA_AT_LEAST = 21
 
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+
 Say = Callable[[str], None]
 
 
@@ -79,12 +81,17 @@ def call(
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something, or what stands in for it."""
+    """The line of a log that most likely says what went wrong, or what stands in for it.
+
+    That is the last one that says something; Maven follows its error with advice, so there it is the first error.
+    """
     try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-50:]]
+        text = log.read_text(errors="replace").rpartition("\n+ ")[2]
     except FileNotFoundError:
-        lines = []
-    return next((line for line in reversed(lines) if line), "it printed nothing")
+        text = ""
+    lines = [line.strip() for line in _COLOUR.sub("", text).splitlines()]
+    told = [line for line in lines if line.startswith("[ERROR]")][:1] or [line for line in lines if line][-1:]
+    return told[0] if told else "it printed nothing"
 
 
 def java(opt: Path, log: Path, say: Say) -> Path:

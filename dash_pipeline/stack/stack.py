@@ -74,9 +74,9 @@ class Stack:
     def up(self, only: Collection[str] = (), progress: Progress | None = None, *, content: bool = True) -> None:
         """Bring up these servers (all by default) and what they need, and wait until each is ready.
 
-        `content` also makes what the platform keeps in them: schema, topics, index templates. Servers that
-        are up are left as they are, but code that did not load is loaded again. Raises DashError when a port is taken, an installation fails, or a server
-        does not come up; the others are up then.
+        `content` also makes what the platform keeps in them: schema, topics, index templates. Servers that are up
+        are left as they are, but code that did not load is loaded again. Raises DashError when a port is taken, an
+        installation fails, or a server or code location does not come up; the others are up then.
         """
         names = self.resolve(only)
         with self._alone():

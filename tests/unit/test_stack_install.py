@@ -46,6 +46,13 @@ def test_a_failed_command_is_one_line_with_its_last_words(tmp_path: Path) -> Non
     ]
 
 
+def test_of_maven_the_first_error_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("+ mvn\n[ERROR] old\n+ mvn\n\x1b[1m[ERROR] no such jar\x1b[m\n[ERROR] re-run with -X\n\x1b[0m\n")
+
+    assert install.last_line(log) == "[ERROR] no such jar"
+
+
 def test_arguments_that_are_secret_are_not_logged(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
