@@ -1,0 +1,125 @@
+"""The code locations: what is in them, that they load alone, and fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import AssetKey, Definitions
+
+from dash_pipeline.chains import load_chains
+from dash_pipeline.definitions import build_defs
+from dash_pipeline.settings import settings
+from dash_pipeline.storage.tables import TABLES
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+# A registry of one chain keeps the snapshot readable; the parts of every chain are made alike.
+ONE_CHAIN = '[anvil]\ntitle = "Anvil"\nchain_id = 31337\nblock_time_s = 1.0\n'
+LOCATIONS = ["ingestion", "marts"]
+
+
+@pytest.fixture
+def one_chain(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    registry = tmp_path / "chains.toml"
+    registry.write_text(ONE_CHAIN)
+    environment.setenv("DASH_CHAINS_FILE", str(registry))
+    settings.cache_clear()
+
+
+def described(defs: Definitions) -> dict[str, Any]:
+    """What a person would miss if it changed by accident."""
+    repository = defs.get_repository_def()
+    graph = repository.asset_graph
+    return {
+        "assets": {
+            key.to_user_string(): {
+                "group": graph.get(key).group_name,
+                "kinds": sorted(graph.get(key).kinds),
+                "owners": list(graph.get(key).owners),
+                "deps": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+                "made by": graph.get(key).assets_def.op.name if graph.get(key).is_executable else None,
+            }
+            for key in sorted(graph.get_all_asset_keys())
+            if graph.get(key).group_name != "default"  # stubs of other locations' assets
+        },
+        "checks": {
+            f"{key.asset_key.to_user_string()}: {key.name}": {"blocking": graph.get_check_spec(key).blocking}
+            for key in sorted(graph.asset_check_keys)
+        },
+        "jobs": sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
+        "sensors": {
+            s.name: {"every, s": s.minimum_interval_seconds, "status": s.default_status.value}
+            for s in sorted(repository.sensor_defs, key=lambda s: s.name)
+        },
+        "schedules": {s.name: s.cron_schedule for s in repository.schedule_defs},
+        "resources": sorted(defs.resources or {}),
+    }
+
+
+@pytest.mark.usefixtures("one_chain")
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_definitions_are_what_they_were(location: str) -> None:
+    """After a change that is meant: `DASH_UPDATE_SNAPSHOTS=1 pytest tests/unit/test_definitions.py`."""
+    text = json.dumps(described(build_defs(location)), indent=1) + "\n"
+    snapshot = SNAPSHOTS / f"{location}.json"
+    if os.environ.get("DASH_UPDATE_SNAPSHOTS") == "1":
+        snapshot.write_text(text)
+    assert json.loads(text) == json.loads(snapshot.read_text())
+
+
+@pytest.mark.usefixtures("environment")
+def test_every_chain_of_the_registry_has_its_tables_topics_and_job() -> None:
+    graph = build_defs("ingestion").get_repository_def().asset_graph
+    for chain in load_chains():
+        assert graph.has(AssetKey(["kafka", chain, "blocks"]))
+        for table in TABLES:
+            node = graph.get(AssetKey([chain, table]))
+            assert node.metadata["dagster/table_name"] == f"chain.{table}"
+            assert [c.name for c in node.metadata["dagster/column_schema"].columns] == list(TABLES[table].columns)
+
+
+@pytest.mark.usefixtures("environment")
+def test_lineage_goes_on_across_locations() -> None:
+    """What one location calls a dependency, the other one makes."""
+    ingestion = build_defs("ingestion").get_repository_def().asset_graph
+    marts = build_defs("marts").get_repository_def().asset_graph
+    upstream = {parent for key in marts.materializable_asset_keys for parent in marts.get(key).parent_keys}
+    assert upstream
+    assert upstream - marts.materializable_asset_keys <= ingestion.get_all_asset_keys()
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_a_location_loads_alone_and_fast(location: str) -> None:
+    """In a fresh interpreter, in under 3 s of CPU (not of time: other tests may keep the machine busy)."""
+    code = f"from dash_pipeline.locations.{location} import defs; defs.get_repository_def()"
+    subprocess.run([sys.executable, "-c", code], check=True)  # compiles, and parses the dbt project
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3.0
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_loading_imports_no_heavy_clients(location: str) -> None:
+    heavy = ["dagster_dbt", "dbt", "boto3", "opensearchpy", "lightgbm", "confluent_kafka", "dagster_k8s"]
+    code = (
+        f"import sys, dash_pipeline.locations.{location} as l; l.defs.get_repository_def();"
+        f" print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_wrong_setting_is_named_when_a_location_loads(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("DASH_KAFKA_BOOTSTRAP")
+    settings.cache_clear()
+    with pytest.raises(Exception, match="DASH_KAFKA_BOOTSTRAP: field required"):
+        build_defs("ingestion")
