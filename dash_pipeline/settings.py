@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     opensearch_username: str | None = None
     opensearch_password: SecretStr | None = None
     opensearch_ca_file: Path | None = None
+    opensearch_shards: int = Field(1, ge=1, le=1024, description="of a transactions index, from its next rebuild on")
 
     s3_endpoint: str | None = None
     s3_region: str = "us-east-1"

@@ -1,0 +1,343 @@
+"""Keeps the indexes up with the tables: what committed micro-batches touched is written anew, after the commit.
+
+Belongs here: taking the outbox, the order of steps, the thread that does it beside a lane. Does not belong here: what
+is in a document (`documents.py`, `rollups.py`).
+
+Whatever touched blocks is computed from committed rows and written whole, so that doing it twice, or after a crash in
+the middle, gives the same index. One cycle at a time per chain, across processes: an advisory lock. It also orders
+versions: a version is taken and the rows are read under the same lock, so a later version has seen at least as much.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import psycopg
+from opensearchpy import OpenSearch, OpenSearchException
+
+from dash_pipeline.chains import QuoteToken, load_chains
+from dash_pipeline.errors import DashError
+from dash_pipeline.settings import Settings
+from dash_pipeline.storage import timescale
+from dash_pipeline.storage.search import documents, indexes, rollups
+from dash_pipeline.storage.search.bulk import IndexMissing, Written, client, one_line, write
+from dash_pipeline.storage.search.indexes import TOKENS_INDEX, TRANSACTIONS_INDEX, WALLETS_INDEX
+from dash_pipeline.storage.search.rollups import Blocks
+from dash_pipeline.storage.timescale import Connection
+
+log = logging.getLogger(__name__)
+
+# Blocks and outbox rows that one cycle takes at most: what is done again after a crash in the middle of it.
+_BLOCKS_PER_CYCLE = 2_000
+_ROWS_PER_CYCLE = 2_000
+# Pools that a cycle recomputes only because time has passed.
+_DUE_PER_CYCLE = 500
+# How long a request is tried before the cycle is given up; the thread itself never gives up.
+_RETRY_FOR_S = 2.0
+_POLL_S = 0.5
+_LONGEST_PAUSE_S = 10.0
+
+
+@dataclass
+class Progress:
+    """What a cycle did. `lag_s`: from the commit of the oldest row taken to when the indexes had it all.
+
+    `more`: something is left to do. `held`: another follower or a rebuild had the chain, and nothing was done.
+    """
+
+    rows: int = 0
+    blocks: int = 0
+    lag_s: float = 0
+    more: bool = False
+    held: bool = False
+    written: dict[str, Written] = field(default_factory=dict)
+
+    @property
+    def documents(self) -> int:
+        return sum(written.documents for written in self.written.values())
+
+
+def connect(settings: Settings) -> Connection:
+    """A connection for the statements of this package. Raises Unavailable when the database cannot be reached."""
+    conn = timescale.connect(settings)
+    # Times in documents are UTC. Plans depend on how many keys there are, so none is kept; and on the days asked for,
+    # which exclude chunks when they are known while planning.
+    conn.execute("SET TIME ZONE 'UTC'")
+    conn.execute("SET jit = off")
+    conn.prepare_threshold = None
+    return conn
+
+
+@contextmanager
+def held(conn: Connection, chain: str, *, wait: bool) -> Iterator[bool]:
+    """Hold a chain's rollups and versions for this connection; False if somebody else does and `wait` is not set."""
+    key = "hashtextextended('search:' || %s, 0)"
+    if wait:
+        conn.execute(f"SELECT pg_advisory_lock({key})", (chain,))
+    else:
+        row = conn.execute(f"SELECT pg_try_advisory_lock({key})", (chain,)).fetchone()
+        if row is None or not row[0]:
+            yield False
+            return
+    try:
+        yield True
+    finally:
+        # A connection that cannot say so any more is closed by whoever owns it, which unlocks as well.
+        with suppress(psycopg.Error):
+            conn.execute(f"SELECT pg_advisory_unlock({key})", (chain,))
+
+
+def next_version(conn: Connection) -> int:
+    """A version for documents whose rows are read after this."""
+    row = conn.execute("SELECT nextval('ops.search_version')").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def chain_time(conn: Connection, chain: str) -> datetime | None:
+    """The timestamp of the chain's newest block; where no block has arrived, of the newest block that rows name."""
+    row = conn.execute(
+        "SELECT coalesce((SELECT tip_ts FROM ops.chains WHERE chain = %(chain)s), (SELECT ts FROM ops.block_tree"
+        " WHERE chain = %(chain)s AND status IN ('canonical', 'provisional') ORDER BY block_number DESC LIMIT 1))",
+        {"chain": chain},
+    ).fetchone()
+    return row[0] if row else None
+
+
+def follow_once(conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterable[QuoteToken] = ()) -> Progress:
+    """Bring the indexes up to date with what is in the outbox of a chain, or with a bounded part of it.
+
+    `conn` is from `connect`. Raises Unavailable when the index does not answer, psycopg.OperationalError when the
+    database does not; the outbox then still holds what is not in the index.
+    """
+    with held(conn, chain, wait=False) as mine:
+        return _cycle(conn, opensearch, chain, quotes) if mine else Progress(held=True)
+
+
+def _cycle(conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterable[QuoteToken]) -> Progress:
+    ids, committed_at = _take(conn, chain)
+    progress = Progress(rows=len(ids))
+    version = next_version(conn)
+    targets = _targets(conn, chain)
+    quotes = documents.preferred_quotes(quotes)
+
+    def send(index: str, lines: Iterable[bytes]) -> None:
+        done = progress.written.setdefault(index, Written())
+        done.add(_write(opensearch, index, chain, targets.get(index), lines))
+
+    tokens: set[bytes] = set()
+    pools: set[bytes] = set()
+    for blocks in _blocks_by_day(conn, chain, ids):
+        progress.blocks += len(blocks.hashes)
+        touched = rollups.touched(conn, chain, blocks)
+        rollups.refresh_swap_senders(conn, chain, blocks)
+        rollups.refresh_candles(conn, chain, blocks.day, touched.minutes)
+        rollups.drop_prefixes(conn, chain, blocks, touched.wallets)
+        send(TRANSACTIONS_INDEX, documents.transaction_lines(conn, chain, blocks, version))
+        busy: list[bytes] = []
+        send(WALLETS_INDEX, documents.wallet_lines(conn, chain, blocks.day, touched.wallets, version, busy))
+        rollups.extend_prefixes(conn, chain, blocks, busy)
+        tokens.update(touched.tokens)
+        pools.update(touched.minutes[0])
+    as_of = chain_time(conn, chain)
+    if as_of is not None:
+        due = rollups.due_pools(conn, chain, as_of, _DUE_PER_CYCLE)
+        progress.more = len(due) == _DUE_PER_CYCLE
+        pools.update(due)
+        tokens.update(rollups.refresh_pool_windows(conn, chain, list(pools), as_of, documents.addresses(quotes)))
+        send(TOKENS_INDEX, documents.token_lines(conn, chain, list(tokens), as_of, quotes, version))
+    _finish(conn, ids)
+    progress.more = progress.more or len(ids) > 0
+    if committed_at is not None:
+        progress.lag_s = max(0.0, time.time() - committed_at.timestamp())
+    return progress
+
+
+def _take(conn: Connection, chain: str) -> tuple[list[int], datetime | None]:
+    """The oldest outbox rows, as many as a cycle takes, and when the oldest was committed."""
+    row = conn.execute(
+        "SELECT array_agg(id), min(committed_at) FROM (SELECT id, committed_at,"
+        "  sum(cardinality(blocks)) OVER (ORDER BY id) - cardinality(blocks) AS before"
+        "  FROM (SELECT * FROM ops.search_outbox WHERE chain = %s ORDER BY id LIMIT %s) o) o WHERE before < %s",
+        (chain, _ROWS_PER_CYCLE, _BLOCKS_PER_CYCLE),
+    ).fetchone()
+    return (row[0] or [], row[1]) if row else ([], None)
+
+
+def _blocks_by_day(conn: Connection, chain: str, ids: Sequence[int]) -> list[Blocks]:
+    """The blocks that these outbox rows name, by the day they are of, oldest first."""
+    rows = conn.execute(
+        "SELECT date_trunc('day', ts), array_agg(block_hash ORDER BY ts), min(ts) FROM ("
+        " SELECT block_hash, min(coalesce(t.ts, o.ts_min)) AS ts FROM ops.search_outbox o"
+        " CROSS JOIN unnest(o.blocks) b(block_hash) LEFT JOIN ops.block_tree t USING (chain, block_hash)"
+        " WHERE o.chain = %s AND o.id = ANY(%s) GROUP BY block_hash) b GROUP BY 1 ORDER BY 1",
+        (chain, list(ids)),
+        binary=True,
+    ).fetchall()
+    return [Blocks(*row) for row in rows]
+
+
+def _targets(conn: Connection, chain: str) -> dict[str, str]:
+    """Indexes being rebuilt, which get every document besides the ones in use."""
+    return dict(conn.execute("SELECT index, target FROM ops.search_rebuilds WHERE chain = %s", (chain,)).fetchall())
+
+
+def _write(opensearch: OpenSearch, index: str, chain: str, target: str | None, lines: Iterable[bytes]) -> Written:
+    name = indexes.alias(index, chain)
+    if target is None:
+        return write(opensearch, name, lines, _RETRY_FOR_S)
+    lines = list(lines)
+    write(opensearch, target, lines, _RETRY_FOR_S, is_alias=False)
+    return write(opensearch, name, lines, _RETRY_FOR_S)
+
+
+def _finish(conn: Connection, ids: Sequence[int]) -> None:
+    """Strike the rows off the outbox and move the watermark, together."""
+    if not ids:
+        return
+    conn.execute(
+        "WITH done AS (DELETE FROM ops.search_outbox WHERE id = ANY(%s) RETURNING topics, partitions, next_offsets)"
+        " INSERT INTO ops.search_watermark AS w (topic, partition, next_offset)"
+        " SELECT topic, partition, max(next_offset) FROM done, unnest(topics, partitions, next_offsets)"
+        "  AS d(topic, partition, next_offset) GROUP BY 1, 2 ORDER BY 1, 2"
+        " ON CONFLICT (topic, partition) DO UPDATE SET updated_at = clock_timestamp(),"
+        "  next_offset = greatest(w.next_offset, excluded.next_offset)",
+        (list(ids),),
+    )
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """What waits for the indexes: `oldest` is when the oldest batch was committed (epoch seconds)."""
+
+    rows: int = 0
+    first_id: float = float("inf")
+    last_id: int = 0
+    oldest: float | None = None
+
+
+def outbox(conn: Connection, chain: str) -> Outbox:
+    """Look at a chain's outbox."""
+    row = conn.execute(
+        "SELECT count(*), min(id), max(id), extract(epoch FROM min(committed_at))::float8 FROM ops.search_outbox"
+        " WHERE chain = %s",
+        (chain,),
+    ).fetchone()
+    return Outbox(*row) if row and row[0] else Outbox()
+
+
+class Follower:
+    """Follows one chain in a thread beside a lane; what fails is logged and tried again, and never the lane's matter.
+
+    Several may follow the same chain (a lane each): they take turns.
+    """
+
+    def __init__(self, settings: Settings, chain: str, interval_s: float = 0.25) -> None:
+        """`interval_s`: at least that long from one cycle's start to the next; a block that several batches touch in
+        the meantime is written once."""
+        registered = load_chains(settings.chains_file).get(chain)
+        self._settings, self._chain, self._interval_s = settings, chain, interval_s
+        self._quotes = registered.quote_tokens if registered else ()
+        self._opensearch = client(settings)
+        self._conn: Connection | None = None
+        self._indexes_there = False
+        self._outbox = Outbox()
+        self._committed: float | None = None
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._give_up_at = float("inf")
+        self._thread = threading.Thread(target=self._run, name=f"search-{chain}", daemon=True)
+
+    @property
+    def behind_s(self) -> float:
+        """Seconds since the oldest commit that the indexes may not have; 0 when they have all. A search sees a document
+        at most one refresh interval (1 s) after the index has it."""
+        since = [at for at in (self._outbox.oldest, self._committed) if at is not None]
+        return max(0.0, time.time() - min(since)) if since else 0.0
+
+    @property
+    def pending(self) -> int:
+        """Committed batches that the indexes may not have, as of the last look."""
+        return self._outbox.rows
+
+    def start(self) -> None:
+        """Start following; first what an earlier run left."""
+        self._wake.set()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was committed."""
+        if self._committed is None:
+            self._committed = time.time()
+        self._wake.set()
+
+    def close(self, drain_timeout_s: float) -> None:
+        """Stop when the indexes have all that is committed by now, or when the time is up; what is left is left to the
+        next follower. Closing again does nothing."""
+        self._give_up_at = time.monotonic() + drain_timeout_s
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(drain_timeout_s + 2 * _RETRY_FOR_S)
+
+    def _run(self) -> None:
+        pause, more, last_id = self._interval_s, True, None
+        while True:
+            if not (more or self._outbox.rows):
+                self._wake.wait(_POLL_S)
+            self._wake.clear()
+            stopping, started = self._stop.is_set(), time.monotonic()
+            try:
+                conn = self._connected()
+                self._look(conn)
+                if stopping and last_id is None:
+                    last_id = self._outbox.last_id
+                if more or self._outbox.rows:
+                    more = follow_once(conn, self._opensearch, self._chain, self._quotes).more
+                    self._look(conn)
+                rest, pause = self._interval_s - (time.monotonic() - started), self._interval_s
+            except Exception as error:
+                self._failed(error, pause)
+                more, rest, pause = True, pause, min(2 * pause, _LONGEST_PAUSE_S)
+            done = not more and self._outbox.first_id > (last_id or 0)
+            if stopping and (done or time.monotonic() >= self._give_up_at):
+                break
+            if not stopping:
+                self._stop.wait(max(0.0, rest))
+            elif more:
+                time.sleep(min(max(0.0, rest), 0.1))
+        self._disconnect()
+
+    def _connected(self) -> Connection:
+        if self._conn is None:
+            self._conn = connect(self._settings)
+        if not self._indexes_there:
+            for name in indexes.ensure(self._opensearch, self._chain, self._settings.opensearch_shards):
+                log.info("%s: made; if there are blocks already, `dash-pipeline search rebuild` fills it", name)
+            self._indexes_there = True
+        return self._conn
+
+    def _disconnect(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def _look(self, conn: Connection) -> None:
+        # A commit is told of after it is made: what was told before this is in the outbox now.
+        self._committed = None
+        self._outbox = outbox(conn, self._chain)
+
+    def _failed(self, error: Exception, pause: float) -> None:
+        # The connection may be in the middle of anything, and holds the chain.
+        self._disconnect()
+        self._indexes_there = self._indexes_there and not isinstance(error, IndexMissing)
+        if isinstance(error, DashError | psycopg.OperationalError | OpenSearchException):
+            log.warning("%s: %s; the index is %.0f s behind, trying again in %.1f s",
+                        self._chain, one_line(error), self.behind_s, pause)  # fmt: skip
+        else:
+            log.error("%s: the index could not be brought up to date, trying again", self._chain, exc_info=error)

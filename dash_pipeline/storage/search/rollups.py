@@ -1,0 +1,388 @@
+"""Schema `rollup`: sums that documents are made of, recomputed from schema `chain` for what was touched.
+
+Belongs here: what touched blocks touch, and bringing the rollups of that up to date. Does not belong here: documents
+(`documents.py`), and which blocks are touched (`follower.py`).
+
+Nothing is counted up or down: a bucket is computed anew from its rows, so a replay, a crash and a reorg all leave what
+the committed rows say. Two things keep that cheap whatever the history: buckets are small (a pool's minute), and a busy
+wallet's day is summed once up to a moment before the newest rows (`rollup.wallet_prefixes`) and thrown away if an older
+row appears. Whoever calls holds the chain's lock (`follower.py`), so nobody else recomputes the same bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dash_pipeline.storage.search.indexes import WINDOWS
+from dash_pipeline.storage.timescale import Connection
+
+DAY = timedelta(days=1)
+# How far back a pool's last price is looked for.
+HORIZON = "30 days"
+
+_EVENTS = "'swap', 'sync', 'mint', 'burn', 'initialize'"
+_IN_BLOCKS = "chain = %(chain)s AND block_hash = ANY(%(blocks)b) AND ts >= %(day)s AND ts < %(day)s + interval '1 day'"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Touched blocks of one UTC day of the chain's time; `first` is the earliest one's timestamp."""
+
+    day: datetime
+    hashes: list[bytes]
+    first: datetime
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What rows of touched blocks name: `minutes` are (pool, minute) as two lists of the same length."""
+
+    wallets: list[bytes]
+    tokens: list[bytes]
+    minutes: tuple[list[bytes], list[datetime]]
+
+
+def _both(columns: str, table: str, more: str = "") -> str:
+    """Rows of the blocks wherever they are: what an orphaned block names must be computed anew as well."""
+    return " UNION ALL ".join(
+        f"SELECT {columns} FROM {schema}.{table} WHERE {_IN_BLOCKS}{more}" for schema in ("chain", "side")
+    )
+
+
+_TOUCHED = f"""
+WITH t AS MATERIALIZED ({_both("from_address, to_address", "transactions")}),
+x AS MATERIALIZED ({_both("token_address, from_address, to_address", "token_transfers")}),
+p AS MATERIALIZED ({_both("token0, token1", "pools")}),
+k AS ({_both("address", "tokens")}),
+e AS MATERIALIZED (SELECT DISTINCT pool, date_trunc('minute', ts) AS minute
+      FROM ({_both("pool, ts", "pool_events", f" AND event IN ({_EVENTS})")}) e)
+SELECT
+ ARRAY(SELECT from_address FROM t UNION SELECT to_address FROM t WHERE to_address IS NOT NULL
+       UNION SELECT from_address FROM x UNION SELECT to_address FROM x),
+ ARRAY(SELECT token_address FROM x UNION SELECT address FROM k UNION SELECT token0 FROM p UNION SELECT token1 FROM p),
+ ARRAY(SELECT pool FROM e ORDER BY pool, minute), ARRAY(SELECT minute FROM e ORDER BY pool, minute)
+"""
+
+
+def touched(conn: Connection, chain: str, blocks: Blocks) -> Touched:
+    """The wallets, tokens and minutes of pools that rows of these blocks name, canonical or not."""
+    row = conn.execute(_TOUCHED, {"chain": chain, "blocks": blocks.hashes, "day": blocks.day}, binary=True).fetchone()
+    assert row is not None
+    wallets, tokens, pools, minutes = row
+    return Touched(wallets, tokens, (pools, minutes))
+
+
+# ---------------------------------------------------------------------------------------------- swaps by sender
+
+_SWAP_SENDERS = f"""
+WITH fresh AS MATERIALIZED (
+ SELECT e.chain, e.ts, e.block_hash, t.from_address AS wallet, count(*)::int4 AS swaps
+ FROM (SELECT * FROM chain.pool_events WHERE {_IN_BLOCKS} AND event = 'swap') e
+ JOIN (SELECT * FROM chain.transactions WHERE {_IN_BLOCKS}) t USING (block_hash, tx_hash)
+ GROUP BY 1, 2, 3, 4),
+written AS (
+ INSERT INTO rollup.swap_senders AS s SELECT * FROM fresh
+ ON CONFLICT (chain, block_hash, wallet, ts) DO UPDATE SET swaps = excluded.swaps WHERE s.swaps <> excluded.swaps)
+DELETE FROM rollup.swap_senders s WHERE {_IN_BLOCKS}
+ AND NOT EXISTS (SELECT FROM fresh f WHERE f.block_hash = s.block_hash AND f.wallet = s.wallet)
+"""
+
+
+def refresh_swap_senders(conn: Connection, chain: str, blocks: Blocks) -> None:
+    """Count the swaps of these blocks by who sent their transactions."""
+    conn.execute(_SWAP_SENDERS, {"chain": chain, "blocks": blocks.hashes, "day": blocks.day})
+
+
+# ---------------------------------------------------------------------------------------------- candles
+
+# V2 tells reserves, V3 the price and the liquidity in range, from which virtual reserves follow; both then give a
+# price (token1 per token0) and a depth. A mint or burn moves liquidity at the same price.
+_MINUTES = f"""
+WITH k AS MATERIALIZED (
+ SELECT pool, minute FROM unnest(%(pools)b::bytea[], %(minutes)b::timestamptz[]) k(pool, minute)),
+e AS (
+ SELECT e.pool, k.minute, e.event, e.ts, e.amount0_f, e.amount1_f, (e.block_number << 24) + e.log_index AS at,
+  CASE WHEN sqrt_price_x96 > 0 THEN (sqrt_price_x96 / 79228162514264337593543950336)::float8 END AS root,
+  e.liquidity::float8 AS liquidity, e.reserve0_f, e.reserve1_f
+ FROM k JOIN chain.pool_events e ON e.pool = k.pool AND e.ts >= k.minute AND e.ts < k.minute + interval '1 minute'
+ WHERE e.chain = %(chain)s AND e.ts >= %(day)s AND e.ts < %(day)s + interval '1 day' AND e.event IN ({_EVENTS})),
+p AS (
+ SELECT pool, minute, event, ts, amount0_f, amount1_f, at,
+  CASE WHEN event = 'sync' THEN reserve0_f WHEN event = 'swap' AND root > 0 THEN liquidity / root END AS reserve0,
+  CASE WHEN event = 'sync' THEN reserve1_f WHEN event = 'swap' AND root > 0 THEN liquidity * root END AS reserve1,
+  CASE WHEN event = 'sync' AND reserve0_f > 0 AND reserve1_f > 0 THEN reserve1_f / reserve0_f
+   ELSE root * root END AS price
+ FROM e),
+fresh AS MATERIALIZED (
+ SELECT %(chain)s::text AS chain, pool, 60 AS seconds, minute AS ts,
+  first(price, at) FILTER (WHERE price IS NOT NULL) AS open, max(price) AS high, min(price) AS low,
+  last(price, at) FILTER (WHERE price IS NOT NULL) AS close,
+  coalesce(sum(abs(amount0_f)) FILTER (WHERE event = 'swap'), 0) AS volume0,
+  coalesce(sum(abs(amount1_f)) FILTER (WHERE event = 'swap'), 0) AS volume1,
+  count(*) FILTER (WHERE event = 'swap')::int4 AS trades, count(*) FILTER (WHERE event = 'mint')::int4 AS mints,
+  count(*) FILTER (WHERE event = 'burn')::int4 AS burns,
+  last(reserve0, at) FILTER (WHERE reserve0 IS NOT NULL) AS reserve0,
+  last(reserve1, at) FILTER (WHERE reserve1 IS NOT NULL) AS reserve1,
+  max(ts) FILTER (WHERE event = 'swap') AS last_trade
+ FROM p GROUP BY pool, minute),
+{{write}}
+"""
+
+_HOURS = """
+WITH k AS MATERIALIZED (
+ SELECT DISTINCT pool, date_trunc('hour', minute) AS minute
+ FROM unnest(%(pools)b::bytea[], %(minutes)b::timestamptz[]) k(pool, minute)),
+fresh AS MATERIALIZED (
+ SELECT %(chain)s::text AS chain, c.pool, 3600 AS seconds, k.minute AS ts,
+  first(open, ts) FILTER (WHERE open IS NOT NULL) AS open, max(high) AS high, min(low) AS low,
+  last(close, ts) FILTER (WHERE close IS NOT NULL) AS close, sum(volume0) AS volume0, sum(volume1) AS volume1,
+  sum(trades)::int4 AS trades, sum(mints)::int4 AS mints, sum(burns)::int4 AS burns,
+  last(reserve0, ts) FILTER (WHERE reserve0 IS NOT NULL) AS reserve0,
+  last(reserve1, ts) FILTER (WHERE reserve1 IS NOT NULL) AS reserve1, max(last_trade) AS last_trade
+ FROM k JOIN rollup.pool_candles c ON c.pool = k.pool AND c.ts >= k.minute AND c.ts < k.minute + interval '1 hour'
+ WHERE c.chain = %(chain)s AND c.seconds = 60 AND c.ts >= %(day)s AND c.ts < %(day)s + interval '1 day'
+ GROUP BY c.pool, k.minute),
+{write}
+"""
+
+_CANDLE_COLUMNS = (
+    "open", "high", "low", "close", "volume0", "volume1", "trades", "mints", "burns", "reserve0", "reserve1",
+    "last_trade",
+)  # fmt: skip
+
+# Candles without events are no candles: after a reorg there may be none left.
+_WRITE = f"""
+written AS (
+ INSERT INTO rollup.pool_candles (chain, pool, seconds, ts, {", ".join(_CANDLE_COLUMNS)})
+ SELECT chain, pool, seconds, ts, {", ".join(_CANDLE_COLUMNS)} FROM fresh
+ ON CONFLICT (chain, pool, seconds, ts) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _CANDLE_COLUMNS)})
+DELETE FROM rollup.pool_candles c USING k
+ WHERE c.chain = %(chain)s AND c.pool = k.pool AND c.seconds = {{seconds}} AND c.ts = k.minute
+ AND c.ts >= %(day)s AND c.ts < %(day)s + interval '1 day'
+ AND NOT EXISTS (SELECT FROM fresh f WHERE f.pool = k.pool AND f.ts = k.minute)
+"""
+
+
+def refresh_candles(conn: Connection, chain: str, day: datetime, minutes: tuple[list[bytes], list[datetime]]) -> None:
+    """Compute these minutes of one day, and the hours they are in, from the pools' events."""
+    pools, starts = minutes
+    if not pools:
+        return
+    params = {"chain": chain, "day": day, "pools": pools, "minutes": starts}
+    conn.execute(_MINUTES.format(write=_WRITE.format(seconds=60)), params)
+    conn.execute(_HOURS.format(write=_WRITE.format(seconds=3600)), params)
+
+
+# ---------------------------------------------------------------------------------------------- windows of pools
+
+
+def _candles(seconds: int, since: str, until: str = "") -> str:
+    end = f" AND c.ts < {until}" if until else ""
+    return (
+        f"FROM rollup.pool_candles c WHERE c.chain = %(chain)s AND c.pool = k.pool AND c.seconds = {seconds}"
+        f" AND c.ts >= {since}{end}"
+    )
+
+
+def _window_lateral(window: str, length: str) -> str:
+    """Sums over a window, what the pool was like when it began, and its first minute with an event.
+
+    A window is whole minutes, up to and with the newest; hours inside it are read as hours.
+    """
+    start = f"(date_trunc('minute', %(as_of)s::timestamptz) - interval '{length}')"
+    hour = f"date_trunc('hour', {start} + interval '59 minutes 59.999999 seconds')"
+    sums = "c.volume0, c.volume1, c.trades"
+    return f"""
+LEFT JOIN LATERAL (SELECT sum(volume0) AS volume0, sum(volume1) AS volume1, sum(trades)::int8 AS trades FROM (
+ SELECT {sums} {_candles(3600, hour)} UNION ALL SELECT {sums} {_candles(60, start, hour)}) c) s_{window} ON true
+LEFT JOIN LATERAL (SELECT * FROM (
+ (SELECT 1 AS choice, c.close AS price, c.reserve0, c.reserve1
+  {_candles(60, f"{start} - interval '{HORIZON}'", start)} AND c.close IS NOT NULL ORDER BY c.ts DESC LIMIT 1)
+ UNION ALL
+ (SELECT 2, c.open, c.reserve0, c.reserve1 {_candles(60, start)} AND c.open IS NOT NULL ORDER BY c.ts LIMIT 1)
+ ) c ORDER BY choice LIMIT 1) b_{window} ON true
+LEFT JOIN LATERAL (SELECT c.ts {_candles(60, start)} ORDER BY c.ts LIMIT 1) f_{window} ON true"""
+
+
+def _window_columns(window: str) -> str:
+    return f""",
+ {_oriented_price(f"b_{window}.price")} AS price_{window},
+ CASE WHEN q.zero THEN b_{window}.reserve0 ELSE b_{window}.reserve1 END AS reserve_quote_{window},
+ coalesce(CASE WHEN q.zero THEN s_{window}.volume1 ELSE s_{window}.volume0 END, 0) AS volume_base_{window},
+ coalesce(CASE WHEN q.zero THEN s_{window}.volume0 ELSE s_{window}.volume1 END, 0) AS volume_quote_{window},
+ coalesce(s_{window}.trades, 0) AS trades_{window}"""
+
+
+def _oriented_price(expression: str) -> str:
+    return f"CASE WHEN q.zero THEN 1 / nullif({expression}, 0) ELSE {expression} END"
+
+
+def _occurrences(token: str) -> str:
+    return (
+        f"(SELECT count(*) FROM (SELECT FROM chain.pools o WHERE o.token0 = {token} OR o.token1 = {token}"
+        " LIMIT 1000) o)"
+    )
+
+
+_POOL_COLUMNS = ["chain", "pool", "protocol", "base", "quote", "as_of", "due", "last_event", "last_trade", "price",
+                 "reserve_base", "reserve_quote"]  # fmt: skip
+for _w in WINDOWS:
+    _POOL_COLUMNS += [f"{c}_{_w}" for c in ("price", "reserve_quote", "volume_base", "volume_quote", "trades")]
+
+# The quote token is the registry's earlier one of the two, else the one that more pools hold.
+_POOL_WINDOWS = f"""
+WITH k AS MATERIALIZED (SELECT DISTINCT unnest(%(pools)b::bytea[]) AS pool),
+fresh AS MATERIALIZED (
+ SELECT %(chain)s::text AS chain, k.pool, p.protocol,
+ CASE WHEN q.zero THEN p.token1 ELSE p.token0 END AS base, CASE WHEN q.zero THEN p.token0 ELSE p.token1 END AS quote,
+ %(as_of)s::timestamptz AS as_of,
+ coalesce(least({", ".join(f"f_{w}.ts + interval '{length}'" for w, length in WINDOWS.items())})
+  + interval '1 minute', 'infinity') AS due,
+ e.ts AS last_event, t.last_trade, {_oriented_price("c.close")} AS price,
+ CASE WHEN q.zero THEN c.reserve1 ELSE c.reserve0 END AS reserve_base,
+ CASE WHEN q.zero THEN c.reserve0 ELSE c.reserve1 END AS reserve_quote
+ {"".join(_window_columns(w) for w in WINDOWS)}
+ FROM k
+ CROSS JOIN LATERAL (SELECT protocol, token0, token1 FROM chain.pools p
+  WHERE p.chain = %(chain)s AND p.address = k.pool ORDER BY p.ts DESC LIMIT 1) p
+ CROSS JOIN LATERAL (SELECT array_position(%(quotes)b::bytea[], p.token0) AS r0,
+  array_position(%(quotes)b::bytea[], p.token1) AS r1) r
+ CROSS JOIN LATERAL (SELECT CASE WHEN r0 IS NULL AND r1 IS NULL
+   THEN {_occurrences("p.token0")} > {_occurrences("p.token1")}
+   ELSE coalesce(r0, 1000000) < coalesce(r1, 1000000) END AS zero) q
+ CROSS JOIN LATERAL (SELECT c.ts {_candles(60, f"%(as_of)s::timestamptz - interval '{HORIZON}'")}
+  ORDER BY c.ts DESC LIMIT 1) e
+ LEFT JOIN LATERAL (SELECT c.last_trade {_candles(60, f"%(as_of)s::timestamptz - interval '{HORIZON}'")}
+  AND c.trades > 0 ORDER BY c.ts DESC LIMIT 1) t ON true
+ LEFT JOIN LATERAL (SELECT c.close, c.reserve0, c.reserve1
+  {_candles(60, f"%(as_of)s::timestamptz - interval '{HORIZON}'")} AND c.close IS NOT NULL ORDER BY c.ts DESC LIMIT 1
+  ) c ON true
+ {"".join(_window_lateral(w, length) for w, length in WINDOWS.items())}),
+written AS (
+ INSERT INTO rollup.pool_windows ({", ".join(_POOL_COLUMNS)}) SELECT {", ".join(_POOL_COLUMNS)} FROM fresh
+ ON CONFLICT (chain, pool) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _POOL_COLUMNS[2:])}),
+gone AS (
+ DELETE FROM rollup.pool_windows w USING k WHERE w.chain = %(chain)s AND w.pool = k.pool
+ AND NOT EXISTS (SELECT FROM fresh f WHERE f.pool = k.pool) RETURNING w.base, w.quote)
+SELECT ARRAY(SELECT base FROM fresh UNION SELECT quote FROM fresh
+ UNION SELECT base FROM gone UNION SELECT quote FROM gone)
+"""
+
+
+def refresh_pool_windows(
+    conn: Connection, chain: str, pools: Sequence[bytes], as_of: datetime, quotes: Sequence[bytes]
+) -> list[bytes]:
+    """Compute the windows of these pools, counted back from `as_of`; returns the tokens whose documents that changes.
+
+    `quotes`: the registry's quote tokens, the preferred first. A pool nobody saw being created has no known tokens
+    and gets no windows; its candles are there for when the creation arrives.
+    """
+    if not pools:
+        return []
+    params = {"chain": chain, "pools": list(pools), "as_of": as_of, "quotes": list(quotes)}
+    row = conn.execute(_POOL_WINDOWS, params, binary=True).fetchone()
+    assert row is not None
+    tokens: list[bytes] = row[0]
+    return tokens
+
+
+def due_pools(conn: Connection, chain: str, as_of: datetime, limit: int) -> list[bytes]:
+    """Pools without new events whose windows lost a minute since they were computed, the longest overdue first."""
+    rows = conn.execute(
+        "SELECT pool FROM rollup.pool_windows WHERE chain = %s AND due <= %s ORDER BY due LIMIT %s",
+        (chain, as_of, limit),
+    ).fetchall()
+    return [pool for (pool,) in rows]
+
+
+# ---------------------------------------------------------------------------------------------- wallets' days
+
+# A wallet's day with more rows than this, beyond what its prefix sums up, gets its prefix extended.
+BUSY_ROWS = 2_000
+# Rows of the last minutes are likely to be followed by more of the same minutes from other topics.
+PREFIX_LAG = timedelta(minutes=2)
+
+WALLET_SUMS = ("tx_sent", "tx_received", "tx_failed", "value_out", "value_in", "transfers_out", "transfers_in", "swaps",
+               "fee")  # fmt: skip
+
+
+def _moves(kind: str, table: str, key: str, token: str, value: str, fee: str, n: str) -> str:
+    return (
+        f"SELECT k.wallet, '{kind}' AS kind, r.ts, {token} AS token, {value} AS value, {fee} AS fee, {n} AS n"
+        f" FROM k JOIN {table} r ON r.{key} = k.wallet AND r.ts >= k.since"
+        " WHERE r.chain = %(chain)s AND r.ts >= %(day)s AND r.ts < %(until)s"
+    )
+
+
+_FAILED = "(r.receipt_status IS NOT DISTINCT FROM 0)"
+_VALUE = f"CASE WHEN {_FAILED} THEN 0 ELSE r.value END"
+_FEE = "r.receipt_gas_used::numeric * coalesce(r.receipt_effective_gas_price, r.gas_price)"
+_NOTHING = "NULL::numeric"
+_TRANSACTIONS, _TRANSFERS = "chain.transactions", "chain.token_transfers"
+
+#: SQL: `totals`, what each of %(wallets)s did on %(day)s before %(until)s, and `fresh`, the rows read for that.
+WALLET_TOTALS = f"""
+WITH k AS MATERIALIZED (
+ SELECT w.wallet, coalesce(p.upto, %(day)s) AS since FROM unnest(%(wallets)b::bytea[]) w(wallet)
+ LEFT JOIN rollup.wallet_prefixes p
+  ON p.chain = %(chain)s AND p.day = (%(day)s::timestamptz)::date AND p.wallet = w.wallet),
+moves AS (
+ {_moves("sent", _TRANSACTIONS, "from_address", "NULL::bytea", _VALUE, _FEE, f"{_FAILED}::int4")}
+ UNION ALL
+ {_moves("received", _TRANSACTIONS, "to_address", "NULL::bytea", _VALUE, _NOTHING, "0")}
+ UNION ALL
+ {_moves("out", _TRANSFERS, "from_address", "r.token_address", _NOTHING, _NOTHING, "0")}
+ UNION ALL
+ {_moves("in", _TRANSFERS, "to_address", "r.token_address", _NOTHING, _NOTHING, "0")}
+ UNION ALL
+ {_moves("swap", "rollup.swap_senders", "wallet", "NULL::bytea", _NOTHING, _NOTHING, "r.swaps")}),
+sums AS (
+ SELECT wallet, count(*) AS fresh, count(*) FILTER (WHERE kind = 'sent') AS tx_sent,
+  count(*) FILTER (WHERE kind = 'received') AS tx_received,
+  coalesce(sum(n) FILTER (WHERE kind = 'sent'), 0) AS tx_failed,
+  coalesce(sum(value) FILTER (WHERE kind = 'sent'), 0) AS value_out,
+  coalesce(sum(value) FILTER (WHERE kind = 'received'), 0) AS value_in,
+  count(*) FILTER (WHERE kind = 'out') AS transfers_out, count(*) FILTER (WHERE kind = 'in') AS transfers_in,
+  coalesce(sum(n) FILTER (WHERE kind = 'swap'), 0) AS swaps, coalesce(sum(fee), 0) AS fee,
+  coalesce(array_agg(DISTINCT token) FILTER (WHERE token IS NOT NULL), ARRAY[]::bytea[]) AS tokens,
+  min(ts) AS first_seen, max(ts) AS last_seen
+ FROM moves GROUP BY wallet),
+totals AS (
+ SELECT k.wallet, k.since, coalesce(s.fresh, 0) AS fresh,
+  {", ".join(f"coalesce(s.{c}, 0) + coalesce(p.{c}, 0) AS {c}" for c in WALLET_SUMS)},
+  CASE WHEN p.tokens IS NULL THEN s.tokens WHEN s.tokens <@ p.tokens THEN p.tokens
+   ELSE ARRAY(SELECT DISTINCT unnest(s.tokens || p.tokens)) END AS tokens,
+  least(s.first_seen, p.first_seen) AS first_seen, greatest(s.last_seen, p.last_seen) AS last_seen
+ FROM k LEFT JOIN sums s USING (wallet)
+ LEFT JOIN rollup.wallet_prefixes p
+  ON p.chain = %(chain)s AND p.day = (%(day)s::timestamptz)::date AND p.wallet = k.wallet)
+"""
+
+_PREFIX_COLUMNS = ("upto", *WALLET_SUMS, "tokens", "first_seen", "last_seen")
+
+
+def drop_prefixes(conn: Connection, chain: str, blocks: Blocks, wallets: Sequence[bytes]) -> None:
+    """Forget the sums of busy wallets' days that rows of these blocks are part of."""
+    conn.execute(
+        "DELETE FROM rollup.wallet_prefixes WHERE chain = %(chain)s AND day = (%(day)s::timestamptz)::date"
+        " AND wallet = ANY(%(wallets)b) AND upto > %(first)s",
+        {"chain": chain, "day": blocks.day, "wallets": list(wallets), "first": blocks.first},
+    )
+
+
+def extend_prefixes(conn: Connection, chain: str, blocks: Blocks, wallets: Sequence[bytes]) -> None:
+    """Sum up busy wallets' days until a moment before these blocks, so that the next time only later rows are read."""
+    upto = blocks.first.replace(second=0, microsecond=0) - PREFIX_LAG
+    if not wallets or upto <= blocks.day:
+        return
+    columns = ", ".join(_PREFIX_COLUMNS)
+    conn.execute(
+        f"{WALLET_TOTALS} INSERT INTO rollup.wallet_prefixes (chain, day, wallet, {columns})"
+        f" SELECT %(chain)s, (%(day)s::timestamptz)::date, wallet, %(until)s, {', '.join(_PREFIX_COLUMNS[1:])}"
+        " FROM totals WHERE since < %(until)s AND first_seen IS NOT NULL"
+        " ON CONFLICT (chain, day, wallet) DO UPDATE SET"
+        f" {', '.join(f'{c} = excluded.{c}' for c in _PREFIX_COLUMNS)}",
+        {"chain": chain, "day": blocks.day, "until": upto, "wallets": list(wallets)},
+    )
