@@ -16,6 +16,9 @@ from dash_pipeline.errors import DashError
 from dash_pipeline.kafka import kafka_errors, kafka_python_options
 from dash_pipeline.settings import Settings
 
+#: A topic's name and a partition's number.
+Partition = tuple[str, int]
+
 #: What ethereum-etl calls a message (its key `type`) -> the topic that it is published to, behind `<chain>.`.
 #: In the order in which the exporter publishes a block.
 TYPES = {

@@ -1,1 +1,2 @@
-"""What is on Kafka: message types, JSON -> polars frames, ABI decoding, fork choice. Pure: no server is called from here."""
+"""What is on Kafka: message types, JSON -> polars frames, ABI decoding, fork choice. Pure: no server is called
+from here."""

@@ -187,11 +187,46 @@ class Event:
 
 
 EVENTS = (
-    Event("erc20", "transfer", "ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef", 3, 1, _transfer),
-    Event("uniswap_v2", "swap", "d78ad95fa46c994b6551d0da85fc275fe613ce37657fb8d5e3d130840159d822", 3, 4, _v2_swap),
-    Event("uniswap_v2", "sync", "1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1", 1, 2, _v2_sync),
-    Event("uniswap_v2", "mint", "4c209b5fc8ad50758f13e2e1088ba56a560dff690a1c6fef26394f4c03821c4f", 2, 2, _v2_mint),
-    Event("uniswap_v2", "burn", "dccd412f0b1252819cb1fd330b93224ca42612892bb3f4f789976e6d81936496", 3, 2, _v2_burn),
+    Event(
+        "erc20",
+        "transfer",
+        "ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef",
+        3,
+        1,
+        _transfer,
+    ),
+    Event(
+        "uniswap_v2",
+        "swap",
+        "d78ad95fa46c994b6551d0da85fc275fe613ce37657fb8d5e3d130840159d822",
+        3,
+        4,
+        _v2_swap,
+    ),
+    Event(
+        "uniswap_v2",
+        "sync",
+        "1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1",
+        1,
+        2,
+        _v2_sync,
+    ),
+    Event(
+        "uniswap_v2",
+        "mint",
+        "4c209b5fc8ad50758f13e2e1088ba56a560dff690a1c6fef26394f4c03821c4f",
+        2,
+        2,
+        _v2_mint,
+    ),
+    Event(
+        "uniswap_v2",
+        "burn",
+        "dccd412f0b1252819cb1fd330b93224ca42612892bb3f4f789976e6d81936496",
+        3,
+        2,
+        _v2_burn,
+    ),
     Event(
         "uniswap_v2",
         "pair_created",
@@ -200,9 +235,30 @@ EVENTS = (
         2,
         _v2_pair_created,
     ),
-    Event("uniswap_v3", "swap", "c42079f94a6350d7e6235f29174924f928cc2ac818eb64fed8004e115fbcca67", 3, 5, _v3_swap),
-    Event("uniswap_v3", "mint", "7a53080ba414158be7ec69b987b5fb7d07dee101fe85488f0853ae16239d0bde", 4, 4, _v3_mint),
-    Event("uniswap_v3", "burn", "0c396cd989a39f4459b5fa1aed6a9a8dcdbc45908acfd67e028cd568da98982c", 4, 3, _v3_burn),
+    Event(
+        "uniswap_v3",
+        "swap",
+        "c42079f94a6350d7e6235f29174924f928cc2ac818eb64fed8004e115fbcca67",
+        3,
+        5,
+        _v3_swap,
+    ),
+    Event(
+        "uniswap_v3",
+        "mint",
+        "7a53080ba414158be7ec69b987b5fb7d07dee101fe85488f0853ae16239d0bde",
+        4,
+        4,
+        _v3_mint,
+    ),
+    Event(
+        "uniswap_v3",
+        "burn",
+        "0c396cd989a39f4459b5fa1aed6a9a8dcdbc45908acfd67e028cd568da98982c",
+        4,
+        3,
+        _v3_burn,
+    ),
     Event(
         "uniswap_v3",
         "initialize",
@@ -230,7 +286,7 @@ def pool_events(logs: pl.DataFrame) -> list[pl.DataFrame]:
     known = logs.filter(pl.col("topic0").is_in(_TOPIC0S))
     frames = []
     for (topic0,), group in known.group_by("topic0"):
-        event = _BY_TOPIC[topic0]  # type: ignore[index]
+        event = _BY_TOPIC[topic0]
         shaped = group.filter(
             pl.col("data").bin.size() == 32 * event.words,
             *(pl.col(f"topic{i}").is_not_null() for i in range(1, event.topics)),

@@ -10,7 +10,7 @@ that order. A block that fits its neighbours, or fills a gap, contradicts nothin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -52,13 +52,14 @@ class Reorg:
 
 @dataclass
 class Outcome:
-    """`changed`: blocks whose status is another than before, with the one before (None: first heard of).
-    `refused`: arrivals refused, each with the hash it contradicts and why."""
+    """`standing`: where each arrival stands now. `changed`: blocks whose status is another than before, with the one
+    before (None: first heard of). `refused`: blocks refused, each with the hash it contradicts and why."""
 
-    changed: dict[bytes, tuple[Status | None, Status]] = field(default_factory=dict)
-    refused: dict[bytes, tuple[bytes | None, str]] = field(default_factory=dict)
-    reorg: Reorg | None = None
-    tip: Block | None = None
+    standing: dict[bytes, Status]
+    changed: dict[bytes, tuple[Status | None, Status]]
+    refused: dict[bytes, tuple[bytes | None, str]]
+    reorg: Reorg | None
+    tip: Block | None
 
 
 def follow(
@@ -77,16 +78,22 @@ def follow(
     block at or below `finalised` can leave the chain. `genesis`: the hash of the chain's first block, where known.
     """
     tree = _Tree(dict(known), tip_number, finalised, max_depth, genesis)
-    for block in sorted(arrivals, key=lambda b: (b.seen, b.number)):
+    arrivals = sorted(arrivals, key=lambda b: (b.seen, b.number))
+    for block in arrivals:
         tree.take(block)
-    return tree.outcome(tip_number)
+    return tree.outcome({block.hash for block in arrivals}, tip_number)
 
 
 class _Tree:
     """The blocks by hash, and the canonical and provisional ones by height, while arrivals are taken one by one."""
 
     def __init__(
-        self, blocks: dict[bytes, Block], tip: int | None, finalised: int, max_depth: int, genesis: bytes | None
+        self,
+        blocks: dict[bytes, Block],
+        tip: int | None,
+        finalised: int,
+        max_depth: int,
+        genesis: bytes | None,
     ) -> None:
         self.blocks = blocks
         self.before = {b.hash: b.status for b in blocks.values()}
@@ -174,7 +181,7 @@ class _Tree:
         path = [block]
         while True:
             parent = self.blocks.get(path[-1].parent or b"")
-            if parent is None or parent.parent is None and parent.status is not Status.CANONICAL:
+            if parent is None or (parent.parent is None and parent.status is not Status.CANONICAL):
                 return path, None
             if parent.status is Status.CANONICAL:
                 return path, parent
@@ -211,12 +218,14 @@ class _Tree:
             self._extend(block)
 
     def _extend(self, block: Block) -> None:
-        """Children heard of earlier follow their parent, if they were announced after it."""
+        """Children heard of earlier follow their parent: those that only waited for it, and those announced after it.
+        Others lost to another branch before, and come back when they are announced again."""
         while block.number + 1 not in self.canonical:
             children = [
                 child
                 for child in self.heights.get(block.number + 1, ())
-                if child.parent == block.hash and child.seen >= block.seen and child.status is not Status.REFUSED
+                if child.parent == block.hash
+                and (child.status is Status.DETACHED or (child.status is Status.ORPHANED and child.seen >= block.seen))
             ]
             if not children:
                 return
@@ -230,7 +239,8 @@ class _Tree:
             known = holder.hash if holder else self.genesis if block.number == 0 else block.parent
             self.refused[block.hash] = (known, why)
 
-    def outcome(self, old_tip_number: int | None) -> Outcome:
+    def outcome(self, arrived: set[bytes], old_tip_number: int | None) -> Outcome:
+        standing = {h: status for h in arrived if (status := self.blocks[h].status) is not None}
         changed = {
             b.hash: (self.before.get(b.hash), b.status)
             for b in self.blocks.values()
@@ -243,4 +253,4 @@ class _Tree:
             fork = min(lost) - 1
             old_tip = self.canonical_before[max(self.canonical_before)]
             reorg = Reorg(old_tip_number - fork, fork, old_tip, tip)
-        return Outcome(changed, self.refused, reorg, tip)
+        return Outcome(standing, changed, self.refused, reorg, tip)

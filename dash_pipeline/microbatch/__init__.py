@@ -1,1 +1,2 @@
-"""The warm loop: consume -> decode -> commit, with offsets and rows in one transaction; which lane owns which partitions."""
+"""The warm loop: consume -> decode -> commit, with offsets and rows in one transaction; which lane owns which
+partitions."""

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-Partition = tuple[str, int]
+from dash_pipeline.topics import Partition
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,7 @@ def encode(frames: Iterable[pl.DataFrame], table: Table) -> bytes:
 
 def _rows(frame: pl.DataFrame, table: Table) -> bytes:
     """Tuples without header and trailer: neighbouring fields of fixed width become one matrix, the others go in between."""
-    count = np.broadcast_to(
-        np.frombuffer(len(table.columns).to_bytes(2, "big"), np.uint8), (frame.height, 2)
-    )
+    count = np.broadcast_to(np.frombuffer(len(table.columns).to_bytes(2, "big"), np.uint8), (frame.height, 2))
     pending: list[Bytes] = [count]
     parts: list[list[bytes]] = []
     for name, column in table.columns.items():
@@ -104,7 +102,7 @@ def _variable(values: pl.Series) -> Bytes | pl.Series:
 
 def fixed_width(values: pl.Series, width: int) -> Bytes:
     """Binary values of `width` bytes each, none null, as a matrix (rows, width) of uint8."""
-    return values.bin.reinterpret(dtype=pl.Array(pl.UInt8, width)).to_numpy()  # type: ignore[no-any-return]
+    return values.bin.reinterpret(dtype=pl.Array(pl.UInt8, width)).to_numpy()
 
 
 def _numeric(values: pl.Series) -> Bytes:

@@ -17,10 +17,10 @@ from psycopg.types.enum import EnumInfo, register_enum
 
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.events.reorgs import Block, Outcome, Status
-from dash_pipeline.microbatch.lanes import Partition
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage.copy import encode
 from dash_pipeline.storage.tables import TABLES, Table
+from dash_pipeline.topics import Partition
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -221,11 +221,10 @@ def lock_chain(conn: Connection, chain: str, *, exclusive: bool) -> None:
 def blocks_at(conn: Connection, chain: str, heights: Sequence[int]) -> list[tuple[bytes, int, Status, datetime]]:
     """Hash, height, status and timestamp of every block heard of at these heights."""
     return conn.execute(
-        "SELECT block_hash, block_number, status, ts FROM ops.block_tree"
-        " WHERE chain = %s AND block_number = ANY(%s)",
+        "SELECT block_hash, block_number, status, ts FROM ops.block_tree WHERE chain = %s AND block_number = ANY(%s)",
         (chain, list(heights)),
         prepare=True,
-    ).fetchall()  # type: ignore[return-value]
+    ).fetchall()
 
 
 def register_blocks(conn: Connection, chain: str, blocks: Iterable[tuple[bytes, int, datetime, Status]]) -> None:

@@ -1,0 +1,305 @@
+"""A decoded batch -> the database, in transactions that hold the rows and their offsets together.
+
+Belongs here: the order of things inside a transaction. Does not belong here: SQL (`storage/timescale.py`), fork choice
+(`events/reorgs.py`).
+
+Blocks go first, in a transaction of their own that holds the chain's tree alone; it is short, and blocks are few. All
+other rows share the tree with other lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+import psycopg
+
+from dash_pipeline.events.abi import pool_events, pools
+from dash_pipeline.events.decode import MESSAGE, decode
+from dash_pipeline.events.reorgs import IN_TABLES, Block, Outcome, Status, follow
+from dash_pipeline.microbatch.consume import Batch, TopicBatch
+from dash_pipeline.storage import timescale as db
+from dash_pipeline.storage.tables import POOL_EVENTS, POOLS, TABLES, Table
+from dash_pipeline.storage.timescale import DeadLetter, Writer
+from dash_pipeline.topics import TYPES, Partition
+
+_TYPE_OF = {topic: type_ for type_, topic in TYPES.items()}
+
+
+@dataclass
+class Part:
+    """Messages of one topic, decoded."""
+
+    source: TopicBatch
+    type: str
+    frame: pl.DataFrame
+    letters: list[DeadLetter]
+
+
+@dataclass
+class Committed:
+    """What a batch became."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    letters: list[DeadLetter] = field(default_factory=list)
+    reorgs: int = 0
+    heights: tuple[int, int] | None = None
+
+    def add(self, other: Committed) -> None:
+        for table, count in other.rows.items():
+            self.rows[table] = self.rows.get(table, 0) + count
+        self.letters += other.letters
+        self.reorgs += other.reorgs
+        ends = [end for span in (self.heights, other.heights) if span for end in span]
+        self.heights = (min(ends), max(ends)) if ends else None
+
+
+def decode_batch(batch: Batch, chain: str, max_message_bytes: int) -> list[Part]:
+    """Decode each topic's messages; what is not a row is a dead letter with its reason."""
+    parts = []
+    for source in batch.topics:
+        type_ = _TYPE_OF[source.topic.removeprefix(f"{chain}.")]
+        decoded = decode(source.values, type_, chain, max_message_bytes)
+        letters = [letter(source, position, reason) for position, reason in decoded.rejects]
+        parts.append(Part(source, type_, decoded.frame, letters))
+    return parts
+
+
+def letter(source: TopicBatch, position: int, reason: str) -> DeadLetter:
+    """The dead letter for the message at `position`."""
+    return DeadLetter(
+        source.topic,
+        int(source.partitions[position]),
+        int(source.offsets[position]),
+        int(source.timestamps[position]),
+        source.values[position],
+        reason,
+    )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a chain's blocks are held against."""
+
+    max_reorg_depth: int
+    genesis: bytes | None = None
+
+
+def commit(
+    writer: Writer,
+    chain: str,
+    parts: Sequence[Part],
+    expected: Mapping[Partition, int],
+    batch: Batch,
+    rules: Rules,
+    run_id: str,
+    publish: Callable[[list[DeadLetter]], None],
+) -> Committed:
+    """Commit a batch: its blocks, then its other rows. Raises Fenced when another run owns one of the partitions.
+
+    `publish` is called with the dead letters before their transaction ends: a crash may publish one twice, never lose it.
+    """
+    done = Committed()
+    blocks = [part for part in parts if part.type == "block"]
+    others = [part for part in parts if part.type != "block"]
+    for group, write in ((blocks, _write_blocks), (others, _write_rows)):
+        if not group:
+            continue
+        topics = {part.source.topic for part in group}
+        offsets = {p: offset for p, offset in batch.next_offsets.items() if p[0] in topics}
+        with writer.conn.transaction():
+            db.lock_chain(writer.conn, chain, exclusive=write is _write_blocks)
+            db.lock_offsets(writer.conn, {p: expected[p] for p in offsets})
+            result, touched = write(writer, chain, group, rules, run_id)
+            if result.letters:
+                db.write_dead_letters(writer.conn, result.letters, run_id)
+                publish(result.letters)
+            if touched:
+                db.write_outbox(writer.conn, chain, touched, offsets)
+            db.advance_offsets(writer.conn, offsets, run_id)
+        done.add(result)
+    return done
+
+
+# ---------------------------------------------------------------------------------------------- rows of blocks
+
+
+def _write_rows(
+    writer: Writer, chain: str, parts: Sequence[Part], rules: Rules, run_id: str
+) -> tuple[Committed, dict[bytes, datetime]]:
+    """Everything but blocks: into the canonical tables, or aside when another block holds the height."""
+    done = Committed()
+    heights = sorted({n for part in parts for n in part.frame["block_number"].unique().to_list()})
+    known = db.blocks_at(writer.conn, chain, heights) if heights else []
+    taken = {number for _, number, status, _ in known if status is Status.CANONICAL}
+    status = {block_hash: status for block_hash, _, status, _ in known}
+    times = {block_hash: ts for block_hash, _, _, ts in known}
+    touched: dict[bytes, datetime] = {}
+    fresh: dict[bytes, tuple[bytes, int, datetime, Status]] = {}
+    for part in parts:
+        done.letters += part.letters
+        frame = _with_time(part, times, done.letters)
+        aside = []
+        for block_hash, number, ts in frame.select("block_hash", "block_number", "ts").unique("block_hash").iter_rows():
+            if block_hash not in status:
+                status[block_hash] = Status.UNSEEN if number in taken else Status.PROVISIONAL
+                fresh[block_hash] = (block_hash, number, ts, status[block_hash])
+            touched[block_hash] = ts
+            if status[block_hash] not in IN_TABLES:
+                aside.append(block_hash)
+        if aside:
+            there = pl.col("block_hash").is_in(pl.Series(aside, dtype=pl.Binary))
+            _insert(writer, part, frame.filter(there), done, aside=True)
+            frame = frame.filter(~there)
+        _insert(writer, part, frame, done, aside=False)
+    if fresh:
+        db.register_blocks(writer.conn, chain, fresh.values())
+    done.heights = (heights[0], heights[-1]) if heights else None
+    return done, touched
+
+
+def _with_time(part: Part, times: Mapping[bytes, datetime], letters: list[DeadLetter]) -> pl.DataFrame:
+    """The rows with a timestamp: their own, or their block's where the block is known; the others are dead letters."""
+    frame = part.frame
+    if not frame["ts"].null_count():
+        return frame
+    found = pl.col("block_hash").replace_strict(
+        pl.Series(list(times), dtype=pl.Binary),
+        pl.Series(list(times.values()), dtype=pl.Datetime("us", "UTC")),
+        default=None,
+        return_dtype=pl.Datetime("us", "UTC"),
+    )
+    frame = frame.with_columns(pl.coalesce("ts", found) if times else pl.col("ts"))
+    for position in frame.filter(pl.col("ts").is_null())[MESSAGE]:
+        letters.append(letter(part.source, position, "block_timestamp is missing or null, and the block is not stored"))
+    return frame.filter(pl.col("ts").is_not_null())
+
+
+def _insert(writer: Writer, part: Part, frame: pl.DataFrame, done: Committed, *, aside: bool) -> None:
+    """A part's rows and, for logs, the pool events and pools decoded from them."""
+    if not frame.height:
+        return
+    table = TABLES[TYPES[part.type]]
+    frame = _insert_table(writer, table, frame, part, done, aside=aside)
+    if part.type == "log":
+        events = pool_events(frame)
+        for derived, frames in ((POOL_EVENTS, events), (POOLS, [pools(events)])):
+            if any(f.height for f in frames):
+                insert = writer.insert_aside if aside else writer.insert
+                count = insert(derived, frames)
+                done.rows[derived.name] = done.rows.get(derived.name, 0) + (0 if aside else count)
+
+
+def _insert_table(
+    writer: Writer, table: Table, frame: pl.DataFrame, part: Part, done: Committed, *, aside: bool
+) -> pl.DataFrame:
+    """Insert; a value that the database refuses makes its message a dead letter, found by halving. Returns what went in."""
+    insert = writer.insert_aside if aside else writer.insert
+    try:
+        count = insert(table, [frame])
+    except psycopg.DataError as error:
+        if frame.height == 1:
+            reason = f"not storable: {str(error).splitlines()[0]}"
+            done.letters.append(letter(part.source, frame[MESSAGE][0], reason))
+            return frame.clear()
+        half = frame.height // 2
+        return pl.concat(
+            _insert_table(writer, table, piece, part, done, aside=aside) for piece in (frame[:half], frame[half:])
+        )
+    if not aside:
+        done.rows[table.name] = done.rows.get(table.name, 0) + count
+    return frame
+
+
+# ---------------------------------------------------------------------------------------------- blocks
+
+
+def _write_blocks(
+    writer: Writer, chain: str, parts: Sequence[Part], rules: Rules, run_id: str
+) -> tuple[Committed, dict[bytes, datetime]]:
+    """Blocks: choose between forks, store them on the branch they are on, move the rows of what changed sides."""
+    done = Committed()
+    for part in parts:
+        done.letters += part.letters
+    announced = pl.concat([_announced(part) for part in parts])
+    if not announced.height:
+        return done, {}
+    conn = writer.conn
+    state = db.chain_state(conn, chain)
+    window = max((state.tip_number or 0) - 2 * rules.max_reorg_depth, 0)
+    arrivals = [
+        Block(row["block_hash"], row["block_number"], row["parent_hash"], (row["seen_ms"], row["offset"]), None)
+        for row in announced.select("block_hash", "block_number", "parent_hash", "seen_ms", "offset").iter_rows(
+            named=True
+        )
+    ]
+    outcome = follow(
+        db.known_blocks(conn, chain, (b.number for b in arrivals), window),
+        arrivals,
+        tip_number=state.tip_number,
+        finalised=state.finalised,
+        max_depth=rules.max_reorg_depth,
+        genesis=rules.genesis,
+    )
+    finalised = max(state.finalised, outcome.tip.number - rules.max_reorg_depth) if outcome.tip else state.finalised
+    changed = db.write_tree(conn, chain, announced, outcome, finalised)
+    rows_moved, restored = _move(conn, chain, outcome, changed)
+    done.letters += _refusals(parts, announced, outcome)
+    _store_blocks(writer, parts, outcome, done)
+    if outcome.reorg is not None:
+        db.write_reorg(conn, chain, outcome, restored, rows_moved, run_id)
+        done.reorgs += 1
+    touched = changed | dict(announced.select("block_hash", "ts").iter_rows())
+    done.heights = (int(announced["block_number"].min()), int(announced["block_number"].max()))  # type: ignore[arg-type]
+    return done, touched
+
+
+def _announced(part: Part) -> pl.DataFrame:
+    """A part's blocks with the record each came by."""
+    source, at = part.source, part.frame[MESSAGE].to_numpy().astype(np.int64)
+    return part.frame.with_columns(
+        pl.lit(source.topic).alias("topic"),
+        pl.Series("seen_ms", source.timestamps[at], pl.Int64),
+        pl.Series("partition", source.partitions[at], pl.Int64),
+        pl.Series("offset", source.offsets[at], pl.Int64),
+    )
+
+
+def _move(conn: db.Connection, chain: str, outcome: Outcome, times: Mapping[bytes, datetime]) -> tuple[int, int]:
+    """Rows of blocks that left or joined the canonical chain change schemas; rows moved, and blocks that came back."""
+    out: dict[bytes, datetime] = {}
+    back: dict[bytes, datetime] = {}
+    for block_hash, (before, after) in outcome.changed.items():
+        if before is None or (before in IN_TABLES) == (after in IN_TABLES):
+            continue
+        (back if after in IN_TABLES else out)[block_hash] = times[block_hash]
+    moved = db.move_blocks(conn, chain, out, "chain", "side") + db.move_blocks(conn, chain, back, "side", "chain")
+    restored = sum(outcome.changed[block_hash][0] is Status.ORPHANED for block_hash in back)
+    return moved, restored
+
+
+def _refusals(parts: Sequence[Part], announced: pl.DataFrame, outcome: Outcome) -> list[DeadLetter]:
+    """A dead letter for each refused block that this batch brought, naming both hashes."""
+    letters = []
+    for part in parts:
+        for row in part.frame.select(MESSAGE, "block_hash", "block_number").iter_rows(named=True):
+            if row["block_hash"] in outcome.refused:
+                stored, why = outcome.refused[row["block_hash"]]
+                reason = (
+                    f"block {row['block_number']} 0x{row['block_hash'].hex()} refused:"
+                    f" {why}; stored is 0x{stored.hex() if stored else '?'}"
+                )
+                letters.append(letter(part.source, row[MESSAGE], reason))
+    return letters
+
+
+def _store_blocks(writer: Writer, parts: Sequence[Part], outcome: Outcome, done: Committed) -> None:
+    """The block rows themselves, each in the schema its branch belongs to."""
+    gone = [block_hash for block_hash, status in outcome.standing.items() if status not in IN_TABLES]
+    aside = pl.col("block_hash").is_in(pl.Series(gone, dtype=pl.Binary))
+    for part in parts:
+        _insert(writer, part, part.frame.filter(~aside), done, aside=False)
+        _insert(writer, part, part.frame.filter(aside), done, aside=True)
