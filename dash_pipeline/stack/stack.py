@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import importlib
 import os
 import secrets
 import shutil
@@ -24,7 +23,6 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from dash_pipeline.chains import load_chains
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.settings import PREFIX, Settings
 from dash_pipeline.stack import processes
@@ -241,7 +239,10 @@ class Stack:
 
         def fill() -> None:
             wait_for(stores)
-            self._make_content(stores, progress)
+            # Imported late: it brings the whole data plane, which `down` and `status` do without.
+            from dash_pipeline.stack.content import make_content
+
+            make_content(self.settings(), stores, progress)
 
         stores = [name for name in names if name in GROUPS["stores"]]
         with ThreadPoolExecutor(len(names) + 1) as threads:
@@ -270,26 +271,6 @@ class Stack:
             progress.done(server.name, f"failed: {error}")
             raise
         progress.done(server.name, f"ready after {time.monotonic() - began:.1f} s  {server.address(self.place)}")
-
-    def _make_content(self, stores: Collection[str], progress: Progress) -> None:
-        """What the platform keeps in its servers, each in the module that knows it."""
-        settings = self.settings()
-        makers: dict[str, tuple[str, str, str, tuple[object, ...]]] = {
-            "timescale": ("schema", "dash_pipeline.storage.migrate", "upgrade", ()),
-            "kafka": ("topics", "dash_pipeline.topics", "ensure", (load_chains(settings.chains_file),)),
-            "opensearch": ("indexes", "dash_pipeline.storage.search", "ensure", ()),
-        }
-        for what, module, function, more in (makers[store] for store in makers if store in stores):
-            progress.say(what, "making what is missing")
-            try:
-                make = getattr(importlib.import_module(module), function)
-            except (ModuleNotFoundError, AttributeError) as error:
-                if error.name not in (module, function):
-                    raise
-                progress.done(what, "not there yet")
-                continue
-            make(settings, *more)
-            progress.done(what, "ready")
 
     def _stop_broken_code(self) -> None:
         """A code server keeps the error it started with; it must start again to see that the code was mended."""

@@ -10,5 +10,5 @@ exec "$WEED" -logtostderr mini -dir="$DATA" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
   -volume.port="$VOLUME_PORT" -volume.port.grpc="$VOLUME_GRPC_PORT" \
   -filer.port="$FILER_PORT" -filer.port.grpc="$FILER_GRPC_PORT" \
   -admin.port="$ADMIN_PORT" -admin.port.grpc="$ADMIN_GRPC_PORT" \
-  -webdav=false -admin.ui=false -s3.port.iceberg=0 -s3.port.lance=0 \
+  -volume.preStopSeconds=0 -webdav=false -admin.ui=false -s3.port.iceberg=0 -s3.port.lance=0 \
   -master.telemetry=false -s3.autoCreateBucket=false -bucket="$DASH_S3_BUCKET"
