@@ -21,6 +21,7 @@ from dash_pipeline.topics import TYPES
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 READ_BYTES = 128 << 10
+LOOK_AHEAD = 20_000
 _ORDER = {type_: position for position, type_ in enumerate(TYPES)}
 _UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)  # gzip.BadGzipFile is an OSError
 
@@ -138,21 +139,32 @@ def check(files: Iterable[Path]) -> Counter[str]:
 
 
 def merged(files: Iterable[Path]) -> Iterator[Event]:
-    """The events of several files as the exporter would publish them: by block, then by type.
+    """The events of several files as the exporter would publish them: by block, then by type. One file keeps its order.
 
-    Each file is streamed in its own order; only their heads are compared. A message without a block number
-    stays behind the one before it.
+    Files are streamed; what one of several holds out of order (an export of several workers, say) is put in order as far as
+    LOOK_AHEAD messages reach. A message without a block number stays behind the one before it.
     """
-    streams = [_keyed(file) for file in files]
-    return (event for _, event in heapq.merge(*streams, key=lambda keyed: keyed[0]))
+    files = list(files)
+    if len(files) == 1:
+        return read_events(files[0])
+    streams = [_in_order(file) for file in files]
+    return (event for _, _, event in heapq.merge(*streams, key=lambda keyed: keyed[0]))
 
 
-def _keyed(file: Path) -> Iterator[tuple[tuple[int, int], Event]]:
+def _in_order(file: Path) -> Iterator[tuple[tuple[int, int], int, Event]]:
+    """The file's events by (block, type), each behind its key and its position."""
+    ahead: list[tuple[tuple[int, int], int, Event]] = []
     block = -1
-    for event in read_events(file):
+    for position, event in enumerate(read_events(file)):
         number = event.message.block
         block = block if number is None else number
-        yield (block, _ORDER[event.message.type]), event
+        keyed = (block, _ORDER[event.message.type]), position, event
+        if len(ahead) < LOOK_AHEAD:
+            heapq.heappush(ahead, keyed)
+        else:
+            yield heapq.heappushpop(ahead, keyed)
+    while ahead:
+        yield heapq.heappop(ahead)
 
 
 def read_events(file: Path) -> Iterator[Event]:
