@@ -79,6 +79,7 @@ class Stack:
         names = self.resolve(only)
         with self._alone():
             self._end_leftovers()
+            self._check_offset()
             self._check_ports(names)
             write_env(self.layout, self._environment)
             self.supervisor.start(self._program_environment)
@@ -301,6 +302,13 @@ class Stack:
         if self.supervisor.running():
             return
         processes.end(processes.of_stack(self.layout), patience_s=20)
+
+    def _check_offset(self) -> None:
+        before = read_env(self.layout).get("DASH_PORT_OFFSET", self.ports.offset)
+        if self.supervisor.running() and int(before) != self.ports.offset:
+            raise DashError(
+                f"the stack runs with DASH_PORT_OFFSET={before}, not {self.ports.offset}: `dash-pipeline down` first"
+            )
 
     def _check_ports(self, names: Collection[str]) -> None:
         running = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import urllib.error
 import urllib.request
@@ -137,6 +139,41 @@ def test_a_taken_port_is_named_before_anything_starts(stack: Stack, tmp_path: Pa
             other.up(only=["s3"])
 
         assert not processes.of_stack(other.layout)
+
+
+def test_an_offset_is_not_changed_under_running_servers(stack: Stack) -> None:
+    moved = Stack.at(stack.layout.home, stack.ports.offset + 1000, stack.layout.opt)
+
+    with pytest.raises(DashError, match="down` first"):
+        moved.up(only=["s3"], content=False)
+
+
+def test_reset_deletes_data_and_keeps_passwords_unless_told(stack: Stack, tmp_path: Path) -> None:
+    other = Stack.at(tmp_path / "stack", 2000, opt=stack.layout.opt)
+    other.up(only=["s3"], content=False)
+    secrets = other.layout.secrets.read_text()
+
+    other.reset()
+
+    assert not processes.of_stack(other.layout)
+    assert not other.layout.data.exists()
+    assert other.layout.secrets.read_text() == secrets
+    other.reset(everything=True)
+    assert not other.layout.secrets.exists()
+    assert not other.layout.env.exists()
+
+
+def test_down_ends_what_a_killed_supervisor_left_behind(stack: Stack, tmp_path: Path) -> None:
+    other = Stack.at(tmp_path / "stack", 2000, opt=stack.layout.opt)
+    other.up(only=["timescale", "s3"], content=False)
+    for pid in processes.of_stack(other.layout):
+        if b"supervisord" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    assert processes.of_stack(other.layout)
+
+    other.down()
+
+    assert not processes.of_stack(other.layout)
 
 
 def test_down_leaves_no_process_of_its_own_and_touches_no_other(stack: Stack, tmp_path: Path) -> None:
