@@ -27,7 +27,7 @@ def kafka_python_options(settings: Settings) -> dict[str, Any]:
         "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
         "security_protocol": settings.kafka_security_protocol,
     }
-    if settings.kafka_security_protocol.startswith("SASL"):
+    if _logs_in(settings):
         options |= {
             "sasl_mechanism": settings.kafka_sasl_mechanism,
             "sasl_plain_username": settings.kafka_username,
@@ -44,7 +44,7 @@ def confluent_options(settings: Settings) -> dict[str, str]:
         "bootstrap.servers": settings.kafka_bootstrap,
         "security.protocol": settings.kafka_security_protocol,
     }
-    if settings.kafka_security_protocol.startswith("SASL"):
+    if _logs_in(settings):
         options |= {
             "sasl.mechanism": settings.kafka_sasl_mechanism,
             "sasl.username": settings.kafka_username or "",
@@ -65,11 +65,19 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
 
 
 def as_dash_error(settings: Settings, error: KafkaError) -> DashError:
-    """One line for a person: Unavailable when nothing answers, DashError when the broker refuses."""
+    """One line for a person: Unavailable when nothing answers, DashError when the broker refuses.
+
+    The library keeps trying when it is not let in, and says no more than that it could not connect.
+    """
     said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, _UNREACHABLE):
-        return Unavailable(f"Kafka at {settings.kafka_bootstrap} does not answer: {said}")
+        login = f", or does not know user {settings.kafka_username} with this password" if _logs_in(settings) else ""
+        return Unavailable(f"Kafka at {settings.kafka_bootstrap} does not answer{login}: {said}")
     return DashError(f"Kafka at {settings.kafka_bootstrap}: {said}")
+
+
+def _logs_in(settings: Settings) -> bool:
+    return settings.kafka_security_protocol.startswith("SASL")
 
 
 def _secret(settings: Settings) -> str | None:

@@ -188,10 +188,20 @@ class Follower:
 
     def _step_back(self) -> None:
         """Behind the last block that the trail and the node have in common."""
-        orphan = first_orphan(self._trail, lambda number: hash_at(self._node, number))
+        orphan = self._patiently(lambda: first_orphan(self._trail, lambda number: hash_at(self._node, number)))
         if orphan < self._trail.next:
             self._followed.reorgs.append((orphan, self._trail.next - orphan))
             self._trail.cut(orphan)
+
+    def _patiently(self, ask: Callable[[], int]) -> int:
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return ask()
+            except Unavailable:
+                if self._stop() or time.monotonic() > deadline:
+                    raise
+                time.sleep(CHECK_S)
 
     def _pump(self, exporter: Exporter, target: int | None) -> None:
         """Publish batch after batch, until the end or until the trail is no longer the node's branch."""

@@ -16,11 +16,12 @@ from kafka import KafkaConsumer, TopicPartition
 from dash_pipeline.errors import Unavailable
 from dash_pipeline.kafka import kafka_errors, kafka_python_options
 from dash_pipeline.settings import Settings
+from dash_pipeline.storage.timescale import committed_offsets
+from dash_pipeline.topics import Partition
 
-Offsets = dict[tuple[str, int], int]
+Offsets = dict[Partition, int]
 
 POLL_S = 0.25
-_COMMITTED = "SELECT topic, partition, next_offset FROM ops.stream_offsets WHERE topic = ANY(%s)"
 
 
 def end_offsets(settings: Settings, topics: Iterable[str]) -> Offsets:
@@ -37,12 +38,6 @@ def end_offsets(settings: Settings, topics: Iterable[str]) -> Offsets:
         finally:
             consumer.close()
     return {(partition.topic, partition.partition): end for partition, end in ends.items()}
-
-
-def committed_offsets(connection: psycopg.Connection, topics: Iterable[str]) -> Offsets:
-    """The offset of the next message to process, of every partition of `topics` that has one."""
-    rows = connection.execute(_COMMITTED, [list(topics)]).fetchall()
-    return {(topic, partition): offset for topic, partition, offset in rows}
 
 
 def missing(targets: Offsets, committed: Offsets) -> Counter[str]:
@@ -62,16 +57,15 @@ def wait_until_committed(
     missing in which topics, after `timeout_s`; and when the database does not answer.
     """
     start = time.monotonic()
-    topics = {topic for topic, _ in targets}
     try:
         with psycopg.connect(settings.timescale_dsn.get_secret_value(), autocommit=True) as connection:
-            at_first = behind = missing(targets, committed_offsets(connection, topics))
+            at_first = behind = missing(targets, committed_offsets(connection))
             while behind:
                 tell(behind.total(), at_first.total())
                 if time.monotonic() - start > timeout_s:
                     raise Unavailable(_timed_out(behind, timeout_s))
                 time.sleep(POLL_S)
-                behind = missing(targets, committed_offsets(connection, topics))
+                behind = missing(targets, committed_offsets(connection))
     except psycopg.Error as error:
         said = " ".join(str(error).split())
         raise Unavailable(f"the messages are published, but TimescaleDB cannot be asked: {said}") from error

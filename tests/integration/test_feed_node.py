@@ -1,6 +1,6 @@
 """Following a real node (anvil) with the real ethereum-etl: reorgs of every kind, restarts, and the child's end.
 
-Kafka is not needed to see what would be published; `test_feed.py` has the broker.
+Kafka is not needed to see what would be published; `test_feed_kafka.py` has the broker.
 """
 
 from __future__ import annotations
