@@ -72,29 +72,34 @@ class Checker:
         self._timescale = timescale
         self._settling = rules.Settling(settings().settle_blocks)
 
-    def mark(self) -> None:
-        """Remember how far Kafka and the chain go now. A mark that fails is one less; the lane goes on."""
+    def mark(self) -> bool:
+        """Remember how far Kafka and the chain go now; False when that cannot be known, or there is no block yet.
+
+        The tip is read first: messages that come in between belong to blocks above it, or settle later.
+        """
         try:
             with self._timescale.connect() as conn:
                 tip = rules.tip(conn, self._chain)
+            if tip is None:
+                return False
             self._settling.mark(self._kafka.extent(chain_topics(self._chain)).end, tip)
         except Unavailable:
-            return
+            return False  # one mark less; the lane goes on
+        return True
 
-    def touched(
-        self, context: AssetExecutionContext, heights: rules.Range | None, *, idle: bool
-    ) -> Iterator[AssetCheckResult]:
-        """Judge the settled ones of the blocks that a drain touched; `idle`: it ended because nothing came."""
+    def touched(self, context: AssetExecutionContext, heights: rules.Range | None) -> Iterator[AssetCheckResult]:
+        """Judge the settled ones of the blocks that a drain touched."""
         self.mark()
         with self._timescale.connect() as conn:
-            yield from self._judge(context, conn, [heights] if heights else [], idle=idle)
+            yield from self._judge(context, conn, [heights] if heights else [])
 
     def audit(self, context: AssetExecutionContext, window_s: float) -> Iterator[AssetCheckResult]:
         """Judge the settled blocks of the newest `window_s` seconds of the chain's time."""
-        self.mark()
+        marked = self.mark()
         with self._timescale.connect() as conn:
-            self._wait(conn)
-            yield from self._judge(context, conn, rules.recent_range(conn, self._chain, window_s), idle=False)
+            if marked:
+                self._wait(conn)
+            yield from self._judge(context, conn, rules.recent_range(conn, self._chain, window_s))
 
     def _wait(self, conn: Connection) -> None:
         """Give the lanes time to ingest what Kafka held at the mark."""
@@ -108,15 +113,15 @@ class Checker:
             time.sleep(_POLL_S)
 
     def _judge(
-        self, context: AssetExecutionContext, conn: Connection, ranges: Sequence[rules.Range], *, idle: bool
+        self, context: AssetExecutionContext, conn: Connection, ranges: Sequence[rules.Range]
     ) -> Iterator[AssetCheckResult]:
         selected = {(key.asset_key, key.name) for key in context.selected_asset_check_keys}
-        for result in self._verdicts(context, conn, ranges, idle):
+        for result in self._verdicts(context, conn, ranges):
             if (result.asset_key, result.check_name) in selected:
                 yield result
 
     def _verdicts(
-        self, context: AssetExecutionContext, conn: Connection, ranges: Sequence[rules.Range], idle: bool
+        self, context: AssetExecutionContext, conn: Connection, ranges: Sequence[rules.Range]
     ) -> Iterator[AssetCheckResult]:
         from dash_pipeline.storage.timescale import committed_offsets
 
@@ -124,8 +129,9 @@ class Checker:
         if gap is not None:
             yield self._within("blocks", WALL_CLOCK, gap, settings().wall_clock_gap_s, AssetCheckSeverity.WARN)
         committed = committed_offsets(conn)
+        quiet = rules.quiet_for(conn, self._chain) >= settings().idle_timeout_s
         for rule in rules.BLOCK_CHECKS:
-            upto = self._settling.settled(committed, rules.topics_of(rule, self._chain), idle=idle)
+            upto = self._settling.settled(committed, rules.topics_of(rule, self._chain), quiet=quiet)
             if upto is None:
                 context.log.info(f"{rule.name}: no block has settled yet, its topics are behind")
                 continue

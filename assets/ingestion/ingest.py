@@ -108,11 +108,11 @@ def ingestion_asset(chain: Chain) -> AssetsDefinition:
             done = lanes.drain(
                 _lane(chain.name, config, kafka),
                 config.limits(),
-                context.run_id,
+                context.run.run_id,
                 lambda checkpoint: _report(context, chain.name, checkpoint, checker),
             )
             yield from _results(context, chain.name, done)
-            yield from checker.touched(context, done.heights, idle=done.seconds < config.max_run_s)
+            yield from checker.touched(context, done.heights)
         except DashError as error:
             # The lag sensor starts the next run; a retry of this one would only do the same sooner.
             raise Failure(str(error), allow_retries=False) from None

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dash_pipeline.topics import Partition, topic_name
+from dash_pipeline.topics import Partition, chain_topics, topic_name
 
 if TYPE_CHECKING:
     from dash_pipeline.storage.timescale import Connection
@@ -169,6 +169,16 @@ def rows_behind_blocks(conn: Connection, check: BlockCheck, chain: str, upto: in
     return None if row is None or row[0] is None else max(0.0, row[0])
 
 
+def quiet_for(conn: Connection, chain: str) -> float:
+    """Seconds since anything of the chain was ingested; 0 when nothing ever was."""
+    row = conn.execute(
+        "SELECT CAST(extract(epoch FROM clock_timestamp() - max(updated_at)) AS float8) FROM ops.stream_offsets"
+        " WHERE topic = ANY(%s)",
+        (chain_topics(chain),),
+    ).fetchone()
+    return row[0] or 0.0 if row else 0.0
+
+
 def wall_clock_gap(conn: Connection, chain: str) -> float | None:
     """Seconds from the newest block's timestamp to now; None without a block."""
     row = conn.execute(
@@ -216,19 +226,19 @@ class Settling:
         self._settle_blocks = settle_blocks
         self._marks: list[tuple[Mapping[Partition, int], int]] = []
 
-    def mark(self, end: Mapping[Partition, int], tip: int | None) -> None:
-        """Remember a moment; read `tip` before `end`, or messages of the newest blocks may be missed."""
-        if tip is not None:
-            self._marks.append((dict(end), tip))
+    def mark(self, end: Mapping[Partition, int], tip: int) -> None:
+        """Remember a moment; `tip` is read before `end`, so that `end` is not behind it."""
+        self._marks.append((dict(end), tip))
 
     def settled(self, committed: Mapping[Partition, int], topics: frozenset[str], *, idle: bool = False) -> int | None:
         """The height up to which blocks are settled as far as `topics` go; None if no moment is ingested.
 
-        `idle`: nothing has come for so long that the exporter cannot be in the middle of a block.
+        `quiet`: nothing had come for so long before the newest mark that the exporter cannot be in the middle of a
+        block; if that mark is ingested, the tip itself has settled.
         """
-        for end, tip in reversed(self._marks):
+        for age, (end, tip) in enumerate(reversed(self._marks)):
             if all(committed.get(place, 0) >= offset for place, offset in end.items() if place[0] in topics):
-                return tip if idle else tip - self._settle_blocks
+                return tip if quiet and age == 0 else tip - self._settle_blocks
         return None
 
 

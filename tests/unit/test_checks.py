@@ -42,16 +42,12 @@ def test_the_newest_mark_that_is_ingested_counts() -> None:
     assert settling.settled({BLOCKS: 250, TRANSACTIONS: 2500}, TOPICS) == 190
 
 
-def test_an_idle_feed_settles_up_to_the_tip() -> None:
+def test_a_quiet_feed_settles_up_to_the_tip_of_the_newest_mark_only() -> None:
     settling = Settling(settle_blocks=12)
+    settling.mark({BLOCKS: 50}, tip=50)
     settling.mark({BLOCKS: 100}, tip=100)
-    assert settling.settled({BLOCKS: 100}, TOPICS, idle=True) == 100
-
-
-def test_a_chain_without_blocks_makes_no_mark() -> None:
-    settling = Settling(settle_blocks=0)
-    settling.mark({}, tip=None)
-    assert settling.settled({}, TOPICS) is None
+    assert settling.settled({BLOCKS: 99}, TOPICS, quiet=True) == 38
+    assert settling.settled({BLOCKS: 100}, TOPICS, quiet=True) == 100
 
 
 def test_ranges_are_cut_at_the_settled_height() -> None:

@@ -1,0 +1,87 @@
+"""Alerts about failed runs: what they say, who gets them, and what happens when nobody takes them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from dagster import DagsterInstance, build_run_status_sensor_context, job, op
+
+from dash_pipeline.settings import settings
+from sensors.alerts import failure_alerts, webhook
+
+WEBHOOKS = {"team:search": "http://search", "*": "http://all"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "webhooks", "url"),
+    [
+        ("team:search", WEBHOOKS, "http://search"),
+        ("team:chain-data", WEBHOOKS, "http://all"),
+        ("*", WEBHOOKS, "http://all"),
+        ("team:chain-data", {"team:search": "http://search"}, None),
+        ("team:chain-data", {}, None),
+    ],
+)
+def test_alerts_go_to_their_owner(owner: str, webhooks: dict[str, str], url: str | None) -> None:
+    assert webhook(owner, webhooks) == url
+
+
+@op
+def breaks() -> None:
+    raise RuntimeError("broken\non purpose")
+
+
+@job(tags={"dash/owner": "team:search"})
+def broken_job() -> None:
+    breaks()
+
+
+@pytest.fixture
+def received() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """A server that takes alerts: its address, and what it was sent."""
+    messages: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", messages
+    server.shutdown()
+    server.server_close()
+
+
+def fail_a_run(url: str, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("DASH_ALERT_WEBHOOKS", json.dumps({"team:search": url}))
+    settings.cache_clear()
+    with DagsterInstance.ephemeral() as instance:
+        result = broken_job.execute_in_process(instance=instance, raise_on_error=False)
+        context = build_run_status_sensor_context(
+            "failure_alerts", result.get_run_failure_event(), instance, result.dagster_run
+        )
+        failure_alerts()(context.for_run_failure())
+
+
+def test_a_failed_run_is_posted(environment: pytest.MonkeyPatch, received: tuple[str, list[dict[str, str]]]) -> None:
+    url, messages = received
+    fail_a_run(url, environment)
+    (message,) = messages
+    assert message["owner"] == "team:search"
+    assert message["job"] == "broken_job"
+    assert message["url"] == f"http://127.0.0.1:3000/runs/{message['run_id']}"
+    assert message["text"].startswith("broken_job failed: ")
+    assert "\n" not in message["text"]
+
+
+def test_a_webhook_that_is_down_does_not_fail_the_sensor(environment: pytest.MonkeyPatch) -> None:
+    fail_a_run("http://127.0.0.1:1/", environment)
