@@ -144,6 +144,32 @@ def feed(
         show.print_report(report, out)
 
 
+@app.command()
+def demo(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the ingestion at most.")] = 300,
+) -> None:
+    """Start everything, feed the recorded market through it, and show what came out. Exit code 1 if counts disagree."""
+    import msgspec
+
+    from dash_pipeline import demo as it
+    from dash_pipeline.feed import show
+    from dash_pipeline.stack import Stack
+    from dash_pipeline.stack.progress import shown_on
+
+    stack = Stack.at()
+    with shown_on(err) as started:
+        stack.up(progress=started)
+    with show.bars(err) as progress:
+        outcome = it.demo(stack, progress, lambda text: err.print(text, highlight=False), timeout)
+    if json:
+        out.print_json(msgspec.json.encode(outcome).decode())
+    else:
+        it.show(outcome, out)
+    if not outcome.agrees:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; a DashError becomes its one line and its exit code."""
     try:

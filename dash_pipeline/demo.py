@@ -1,0 +1,171 @@
+"""`dash-pipeline demo`: the recorded market through the whole platform, and what came out.
+
+Belongs here: the order of things and the comparison of counts. Does not belong here: starting servers (`stack/`),
+publishing (`feed/`), and the ingestion itself: runs that the lag sensor starts do that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+from dash_pipeline.errors import Unavailable
+from dash_pipeline.feed import files
+from dash_pipeline.feed.replay import Progress, Report, replay
+from dash_pipeline.market import RECORDED
+from dash_pipeline.settings import Settings
+from dash_pipeline.stack import Stack
+from dash_pipeline.stack.servers.dagster import graphql
+from dash_pipeline.stack.status import lag
+from dash_pipeline.storage.search.bulk import client, opensearch_errors
+from dash_pipeline.storage.search.indexes import INDEXES
+from dash_pipeline.storage.timescale import connect
+from dash_pipeline.topics import TYPES
+
+CHAIN = "anvil"
+RATE = 4_000.0
+
+_POLL_S = 0.5
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What the demo found. `tables`: table -> (messages published, rows of the recorded blocks); `latency_ms`: stage ->
+    percentiles over the newest run's messages, as far as its checkpoints reached Dagster."""
+
+    chain: str
+    published: int
+    per_second: int
+    ingested_after_s: float
+    tables: dict[str, tuple[int, int]]
+    derived: dict[str, int]
+    lag: int
+    documents: dict[str, int]
+    dead_letters: int
+    latency_ms: dict[str, dict[str, float]]
+    ui: str
+
+    @property
+    def agrees(self) -> bool:
+        """Every published message is a row, nothing waits, and each transaction is a document."""
+        rows = all(published == stored for published, stored in self.tables.values())
+        return rows and not self.lag and self.documents["transactions"] >= self.tables["transactions"][1]
+
+
+def demo(stack: Stack, progress: Progress, say: Callable[[str], None], timeout_s: float = 300) -> Outcome:
+    """Publish the recorded market and wait until sensor-started runs have ingested and indexed all of it.
+
+    Raises Unavailable, saying what is missing, when that takes longer than `timeout_s`.
+    """
+    settings = stack.settings()
+    report = replay(settings, [RECORDED], CHAIN, rate=RATE, wait_s=timeout_s, progress=progress)
+    with connect(settings) as conn:
+        say("waiting for the search indexes")
+        _wait_for_index(conn, timeout_s)
+        return _outcome(stack, settings, conn, report)
+
+
+def _wait_for_index(conn: psycopg.Connection[Any], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        pending = _count(conn, "ops.search_outbox WHERE chain = %s", CHAIN)
+        if not pending:
+            return
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the search indexes are {pending} micro-batches behind after {timeout_s:g} s")
+        time.sleep(_POLL_S)
+
+
+def _outcome(stack: Stack, settings: Settings, conn: psycopg.Connection[Any], report: Report) -> Outcome:
+    blocks = _recorded_blocks()
+    tables = {
+        TYPES[type_]: (
+            published,
+            _count(conn, f"chain.{TYPES[type_]} WHERE chain = %s AND block_hash = ANY(%s)", CHAIN, blocks),
+        )
+        for type_, published in report.types.items()
+    }
+    return Outcome(
+        chain=CHAIN,
+        published=report.messages,
+        per_second=report.per_second,
+        ingested_after_s=report.committed_after_s or 0.0,
+        tables=tables,
+        derived={name: _count(conn, f"chain.{name} WHERE chain = %s", CHAIN) for name in ("pool_events", "pools")},
+        lag=sum(topic.lag for topic in lag(settings) if topic.topic.startswith(f"{CHAIN}.")),
+        documents=_documents(settings),
+        dead_letters=_count(conn, "ops.dead_letters WHERE topic LIKE %s", f"{CHAIN}.%"),
+        latency_ms=_latency(stack),
+        ui=settings.dagster_url,
+    )
+
+
+def _count(conn: psycopg.Connection[Any], source: str, *params: object) -> int:
+    row = conn.execute(f"SELECT count(*) FROM {source}", params).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _recorded_blocks() -> list[bytes]:
+    """The hashes of the recorded blocks."""
+    events = (event for file in RECORDED.glob("block.*") for event in files.read_events(file))
+    return [bytes.fromhex(event.message.hash[2:]) for event in events]
+
+
+def _documents(settings: Settings) -> dict[str, int]:
+    """Documents of the chain in each index."""
+    opensearch = client(settings)
+    with opensearch_errors():
+        opensearch.indices.refresh(index=",".join(INDEXES))
+        return {
+            index: opensearch.count(index=index, body={"query": {"term": {"chain": CHAIN}}})["count"]
+            for index in INDEXES
+        }
+
+
+def _latency(stack: Stack) -> dict[str, dict[str, float]]:
+    """Stage -> percentiles of the newest checkpoint that a lane reported to Dagster; empty when none has come yet."""
+    answer = graphql(stack.place, _CHECKPOINTS, key=[CHAIN, "logs"])["assetOrError"]
+    found: dict[str, dict[str, float]] = {}
+    for materialization in answer.get("assetMaterializations", []):
+        for entry in materialization["metadataEntries"]:
+            name, _, unit = entry["label"].rpartition(", ")
+            if unit == "ms" and name.startswith("latency "):
+                _, stage, percentile = name.split(" ")
+                found.setdefault(stage, {})[percentile] = entry["floatValue"]
+        if found:
+            break
+    return found
+
+
+_CHECKPOINTS = """
+query($key: [String!]!) { assetOrError(assetKey: {path: $key}) { ... on Asset {
+  assetMaterializations(limit: 20) { metadataEntries { label ... on FloatMetadataEntry { floatValue } } } } } }
+"""
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """The closing table."""
+    table = Table("", "published", "stored", box=None, pad_edge=False)
+    for name, (published, stored) in outcome.tables.items():
+        table.add_row(name, f"{published:,}", f"{stored:,}", style="" if published == stored else "red")
+    for name, stored in outcome.derived.items():
+        table.add_row(f"{name} (decoded)", "", f"{stored:,}")
+    for name, documents in outcome.documents.items():
+        table.add_row(f"{name} (search documents)", "", f"{documents:,}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console.print(table)
+    console.print(
+        f"{outcome.published:,} events at {outcome.per_second:,}/s, all committed {outcome.ingested_after_s:.1f} s"
+        f" after the last; lag {outcome.lag:,}, dead letters {outcome.dead_letters:,}",
+        highlight=False,
+    )
+    for stage, values in outcome.latency_ms.items():
+        figures = ", ".join(f"{percentile} {value:,.1f} ms" for percentile, value in values.items())
+        console.print(f"latency {stage:<11} {figures} (newest checkpoint, cold start included)", highlight=False)
+    console.print(f"Dagster UI: {outcome.ui}/asset-groups", highlight=False)
