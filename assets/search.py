@@ -7,7 +7,7 @@ Lanes keep the indexes fresh and report it; materialising one by hand builds it 
 alias, so that readers never see a half-full index.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dagster import (
@@ -18,11 +18,13 @@ from dagster import (
     AssetCheckSpec,
     AssetExecutionContext,
     AssetsDefinition,
+    Config,
     Failure,
     MaterializeResult,
     asset,
     multi_asset_check,
 )
+from pydantic import Field
 
 from assets import owners
 from assets.keys import SEARCH, index_key, table_key
@@ -50,6 +52,12 @@ INDEXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+class RebuildConfig(Config):
+    """What is built again."""
+
+    chain: str | None = Field(None, description="only this chain's documents; without it, every chain's")
+
+
 def index_assets(chains: Iterable[Chain]) -> list[AssetsDefinition]:
     """An asset per index, downstream of the tables of every chain."""
     names = [chain.name for chain in chains]
@@ -67,14 +75,31 @@ def _index(index: str, chains: list[str]) -> AssetsDefinition:
         owners=[owners.SEARCH],
         kinds={"opensearch"},
     )
-    def rebuild(context: AssetExecutionContext, opensearch: OpenSearchResource) -> MaterializeResult[Any]:
+    def rebuild(
+        context: AssetExecutionContext, config: RebuildConfig, opensearch: OpenSearchResource
+    ) -> MaterializeResult[Any]:
         try:
-            documents = opensearch.rebuild(index)
+            written = opensearch.rebuild(index, config.chain, _every_tenth(context))
         except DashError as error:
             raise Failure(str(error), allow_retries=False) from None
-        return MaterializeResult(metadata={"documents": documents})
+        return MaterializeResult(
+            metadata={
+                **{f"{chain}: documents rebuilt": done.documents for chain, done in written.items()},
+                **{f"{chain}: documents rejected": done.rejected for chain, done in written.items()},
+            }
+        )
 
     return rebuild
+
+
+def _every_tenth(context: AssetExecutionContext) -> Callable[[int, int], None]:
+    """Progress for the run's log: ten lines, however many steps there are."""
+
+    def tell(done: int, total: int) -> None:
+        if done * 10 // max(total, 1) > (done - 1) * 10 // max(total, 1):
+            context.log.info(f"{done:,} of {total:,} steps")
+
+    return tell
 
 
 def index_checks() -> AssetChecksDefinition:

@@ -230,7 +230,7 @@ class Settling:
         """Remember a moment; `tip` is read before `end`, so that `end` is not behind it."""
         self._marks.append((dict(end), tip))
 
-    def settled(self, committed: Mapping[Partition, int], topics: frozenset[str], *, idle: bool = False) -> int | None:
+    def settled(self, committed: Mapping[Partition, int], topics: frozenset[str], *, quiet: bool = False) -> int | None:
         """The height up to which blocks are settled as far as `topics` go; None if no moment is ingested.
 
         `quiet`: nothing had come for so long before the newest mark that the exporter cannot be in the middle of a
