@@ -69,7 +69,12 @@ def connect(settings: Settings) -> Connection:
     # Times in documents are UTC. Plans depend on how many keys there are, so none is kept; and on the days asked for,
     # which exclude chunks when they are known while planning.
     conn.execute("SET TIME ZONE 'UTC'")
+    # Everything is looked up by keys; a table that has grown since it was analysed must not be read whole for that.
+    conn.execute("SET enable_seqscan = off")
     conn.execute("SET jit = off")
+    conn.execute("SET max_parallel_workers_per_gather = 0")
+    # A killed run must not hold the chain until its last statement ends.
+    conn.execute("SET client_connection_check_interval = '1s'")
     conn.prepare_threshold = None
     return conn
 
@@ -317,7 +322,7 @@ class Follower:
         if self._conn is None:
             self._conn = connect(self._settings)
         if not self._indexes_there:
-            for name in indexes.ensure(self._opensearch, self._chain, self._settings.opensearch_shards):
+            for name in indexes.ensure(self._settings, [self._chain]):
                 log.info("%s: made; if there are blocks already, `dash-pipeline search rebuild` fills it", name)
             self._indexes_there = True
         return self._conn

@@ -15,11 +15,14 @@ transaction keeps its sender whatever block it is in, so its document never chan
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError, RequestError
 
+from dash_pipeline.settings import Settings
+from dash_pipeline.storage.search.bulk import client, opensearch_errors
 from dash_pipeline.storage.search.fields import DATE, DOUBLE, INTEGER, KEYWORD, LONG, NAME, STORED, Mapping, properties
 from dash_pipeline.storage.tables import LOGS, POOL_EVENTS, TOKEN_TRANSFERS, TRANSACTIONS
 
@@ -99,28 +102,32 @@ def alias(index: str, chain: str) -> str:
     return f"{index}-{chain}"
 
 
-def ensure(client: OpenSearch, chain: str, shards: int = 1) -> list[str]:
-    """Make sure that the templates are current and the chain's three indexes are there.
+def ensure(settings: Settings, chains: Iterable[str] = ()) -> list[str]:
+    """Make sure that the templates are current and these chains' indexes are there; others come with their first lane.
 
-    An index that exists gets the fields that are new to it. Returns the aliases that had no index: whatever the
-    database holds for them is not in the index yet. Raises opensearchpy.OpenSearchException.
+    An index that exists gets the fields that are new to it. Returns the aliases that had no index: what the database
+    holds for them is not in the index yet. Raises Unavailable when OpenSearch does not answer.
     """
-    created = []
-    for index in INDEXES:
-        client.indices.put_index_template(name=index, body=_template(index, shards))
-        name = alias(index, chain)
-        if client.indices.exists_alias(name=name):
-            client.indices.put_mapping(index=name, body={"properties": PROPERTIES[index]})
-            continue
-        body = {"aliases": {index: {}, name: {"is_write_index": True}}}
-        try:
-            client.indices.create(index=f"{name}-000001", body=body)
-        except RequestError as error:  # another lane was faster
-            if error.error != "resource_already_exists_exception":
-                raise
-        else:
-            created.append(name)
-    return created
+    opensearch = client(settings)
+    with opensearch_errors():
+        for index in INDEXES:
+            opensearch.indices.put_index_template(name=index, body=_template(index, settings.opensearch_shards))
+        return [name for chain in chains for index in INDEXES if (name := _ensure_index(opensearch, index, chain))]
+
+
+def _ensure_index(opensearch: OpenSearch, index: str, chain: str) -> str | None:
+    name = alias(index, chain)
+    if opensearch.indices.exists_alias(name=name):
+        opensearch.indices.put_mapping(index=name, body={"properties": PROPERTIES[index]})
+        return None
+    body = {"aliases": {index: {}, name: {"is_write_index": True}}}
+    try:
+        opensearch.indices.create(index=f"{name}-000001", body=body)
+    except RequestError as error:
+        if error.error == "resource_already_exists_exception":  # another lane was faster
+            return None
+        raise
+    return name
 
 
 def _template(index: str, shards: int) -> dict[str, Any]:
@@ -141,53 +148,54 @@ def _template(index: str, shards: int) -> dict[str, Any]:
     }
 
 
-def backing(client: OpenSearch, index: str, chain: str) -> list[str]:
+def backing(opensearch: OpenSearch, index: str, chain: str) -> list[str]:
     """The indexes behind a chain's alias: one, or none when there is no such alias."""
     try:
-        return sorted(client.indices.get_alias(name=alias(index, chain)))
+        return sorted(opensearch.indices.get_alias(name=alias(index, chain)))
     except NotFoundError:
         return []
 
 
-def _numbered(client: OpenSearch, index: str, chain: str) -> dict[str, int]:
+def _numbered(opensearch: OpenSearch, index: str, chain: str) -> dict[str, int]:
     """All indexes of this kind and chain, behind an alias or not, with their numbers."""
     name = alias(index, chain)
-    found = client.indices.get(index=f"{name}-*", params={"filter_path": "*.aliases"})
+    found = opensearch.indices.get(index=f"{name}-*", params={"filter_path": "*.aliases"})
     matches = (re.fullmatch(re.escape(name) + r"-(\d{6})", one) for one in found)
     return {match[0]: int(match[1]) for match in matches if match}
 
 
-def create_next(client: OpenSearch, index: str, chain: str) -> str:
+def create_next(opensearch: OpenSearch, index: str, chain: str) -> str:
     """Create an index that no alias shows yet, numbered after every existing one of this kind and chain; its name."""
-    number = max(_numbered(client, index, chain).values(), default=0) + 1
+    number = max(_numbered(opensearch, index, chain).values(), default=0) + 1
     target = f"{alias(index, chain)}-{number:06}"
-    client.indices.create(index=target)
+    opensearch.indices.create(index=target)
     return target
 
 
-def swap(client: OpenSearch, index: str, chain: str, target: str) -> None:
+def swap(opensearch: OpenSearch, index: str, chain: str, target: str) -> None:
     """Put `target` behind the aliases in one step, in place of what is there."""
+    opensearch.indices.refresh(index=target)
     name = alias(index, chain)
     actions: list[dict[str, Any]] = [
-        {"remove": {"index": old, "aliases": [index, name]}} for old in backing(client, index, chain)
+        {"remove": {"index": old, "aliases": [index, name]}} for old in backing(opensearch, index, chain)
     ]
     actions += [
         {"add": {"index": target, "alias": index}},
         {"add": {"index": target, "alias": name, "is_write_index": True}},
     ]
-    client.indices.update_aliases(body={"actions": actions})
+    opensearch.indices.update_aliases(body={"actions": actions})
 
 
-def delete_unused(client: OpenSearch, index: str, chain: str) -> None:
+def delete_unused(opensearch: OpenSearch, index: str, chain: str) -> None:
     """Delete the indexes of this kind and chain that no alias shows: a rebuild's old ones, or what a crash left."""
-    used = backing(client, index, chain)
-    for name in _numbered(client, index, chain):
+    used = backing(opensearch, index, chain)
+    for name in _numbered(opensearch, index, chain):
         if name not in used:
-            client.indices.delete(index=name)
+            opensearch.indices.delete(index=name)
 
 
-def delete(client: OpenSearch, chain: str) -> None:
+def delete(opensearch: OpenSearch, chain: str) -> None:
     """Delete a chain's indexes with all their documents; one that is not there is no mistake."""
     for index in INDEXES:
-        for name in _numbered(client, index, chain):
-            client.indices.delete(index=name)
+        for name in _numbered(opensearch, index, chain):
+            opensearch.indices.delete(index=name)

@@ -90,7 +90,7 @@ def _rebuild_chain(
     settings: Settings, conn: Connection, opensearch: OpenSearch, index: str, chain: str, progress: ProgressCallback
 ) -> Written:
     with _alone(conn, index, chain):
-        indexes.ensure(opensearch, chain, settings.opensearch_shards)
+        indexes.ensure(settings, [chain])
         _clean_up(conn, opensearch, index, chain)
         target = indexes.create_next(opensearch, index, chain)
         job = _Job(conn, opensearch, chain, target, settings.retry_for_s, Written())

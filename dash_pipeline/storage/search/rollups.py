@@ -220,10 +220,8 @@ def _oriented_price(expression: str) -> str:
 
 
 def _occurrences(token: str) -> str:
-    return (
-        f"(SELECT count(*) FROM (SELECT FROM chain.pools o WHERE o.token0 = {token} OR o.token1 = {token}"
-        " LIMIT 1000) o)"
-    )
+    side = "(SELECT FROM chain.pools o WHERE o.token{} = {} LIMIT 1000)"
+    return f"(SELECT count(*) FROM ({side.format(0, token)} UNION ALL {side.format(1, token)}) o)"
 
 
 _POOL_COLUMNS = ["chain", "pool", "protocol", "base", "quote", "as_of", "due", "last_event", "last_trade", "price",
@@ -231,7 +229,7 @@ _POOL_COLUMNS = ["chain", "pool", "protocol", "base", "quote", "as_of", "due", "
 for _w in WINDOWS:
     _POOL_COLUMNS += [f"{c}_{_w}" for c in ("price", "reserve_quote", "volume_base", "volume_quote", "trades")]
 
-# The quote token is the registry's earlier one of the two, else the one that more pools hold.
+# The quote token is the registry's earlier one of the two, else the one that more pools hold; found once, hence OFFSET.
 _POOL_WINDOWS = f"""
 WITH k AS MATERIALIZED (SELECT DISTINCT unnest(%(pools)b::bytea[]) AS pool),
 fresh AS MATERIALIZED (
@@ -251,7 +249,7 @@ fresh AS MATERIALIZED (
   array_position(%(quotes)b::bytea[], p.token1) AS r1) r
  CROSS JOIN LATERAL (SELECT CASE WHEN r0 IS NULL AND r1 IS NULL
    THEN {_occurrences("p.token0")} > {_occurrences("p.token1")}
-   ELSE coalesce(r0, 1000000) < coalesce(r1, 1000000) END AS zero) q
+   ELSE coalesce(r0, 1000000) < coalesce(r1, 1000000) END AS zero OFFSET 0) q
  CROSS JOIN LATERAL (SELECT c.ts {_candles(60, f"%(as_of)s::timestamptz - interval '{HORIZON}'")}
   ORDER BY c.ts DESC LIMIT 1) e
  LEFT JOIN LATERAL (SELECT c.last_trade {_candles(60, f"%(as_of)s::timestamptz - interval '{HORIZON}'")}

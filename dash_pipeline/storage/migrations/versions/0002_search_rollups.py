@@ -51,7 +51,9 @@ CREATE UNIQUE INDEX pool_candles_key ON rollup.pool_candles (chain, pool, second
 CREATE UNIQUE INDEX swap_senders_key ON rollup.swap_senders (chain, block_hash, wallet, ts);
 CREATE INDEX swap_senders_wallet ON rollup.swap_senders (wallet, ts DESC);
 CREATE INDEX pool_windows_base ON rollup.pool_windows (chain, base);
-CREATE INDEX pool_windows_quote ON rollup.pool_windows (chain, quote, last_event);
+-- The token that most pools are priced in has as many rows: its sums are read from the index alone.
+CREATE INDEX pool_windows_quote ON rollup.pool_windows (chain, quote, last_event) INCLUDE (
+    last_trade, volume_quote_1h, trades_1h, volume_quote_24h, trades_24h, volume_quote_7d, trades_7d);
 CREATE INDEX pool_windows_due ON rollup.pool_windows (chain, due);
 """
 
