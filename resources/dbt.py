@@ -46,7 +46,9 @@ class DbtResource(ConfigurableResource[Any]):
         os.environ.update(profile(settings()))
         dbt = DbtCliResource(project_dir=PROJECT, profiles_dir=PROJECT, dbt_executable=_EXECUTABLE)
         with tempfile.TemporaryDirectory() as target:
-            invocation = dbt.cli(["run", "--select", *models], manifest=load_manifest(), target_path=Path(target))
+            invocation = dbt.cli(
+                ["run", "--select", " ".join(models)], manifest=load_manifest(), target_path=Path(target)
+            )
             try:
                 for event in invocation.stream():
                     if isinstance(event, AssetMaterialization):

@@ -32,12 +32,12 @@ class TimescaleResource(ConfigurableResource[Any]):
         except psycopg.OperationalError as error:
             raise Unavailable(f"database: {' '.join(str(error).split())}") from error
 
-    def committed_offsets(self) -> dict[Partition, int]:
-        """The next offset to ingest of every partition that ever was."""
+    def progress(self) -> tuple[dict[Partition, int], frozenset[str]]:
+        """The next offset to ingest of every partition that ever was, and the chains whose indexes are behind."""
         from dash_pipeline.storage import timescale
 
         with self.connect() as connection:
-            return timescale.committed_offsets(connection)
+            return timescale.committed_offsets(connection), timescale.unindexed(connection)
 
     def absent(self, relations: Sequence[str]) -> list[str]:
         """Those of the relations (`schema.name`) that the database does not have."""
