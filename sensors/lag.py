@@ -73,11 +73,13 @@ def lag_sensor(chains: Mapping[str, Chain], jobs: "Sequence[UnresolvedAssetJobDe
         names = list(chains)
         try:
             extent = kafka.extent([topic for chain in names for topic in chain_topics(chain)])
-            committed = timescale.committed_offsets()
+            committed, unindexed = timescale.progress()
         except DashError as error:
             # A failed read is not an empty topic: nothing is decided on it.
             return SkipReason(str(error))
-        seen = Seen(extent, committed, live_lanes(context.instance, names), _resting(context.instance, names))
+        seen = Seen(
+            extent, committed, live_lanes(context.instance, names), _resting(context.instance, names), unindexed
+        )
         values = settings()
         decision = decide(names, seen, Policy(values.max_lanes, values.lag_per_lane))
         if decision.lanes:

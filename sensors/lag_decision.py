@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dash_pipeline.lag import Extent
-from dash_pipeline.microbatch.lanes import Lane, plan_lanes
+from dash_pipeline.microbatch.lanes import Lane, lane, plan_lanes
 from dash_pipeline.topics import Partition, chain_topics
 
 # A chain whose runs fail is tried again after these seconds, doubled with each failure in a row.
@@ -30,12 +30,14 @@ class Policy:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a tick has read. `resting_s`: chain -> seconds until it is tried again after failures."""
+    """What a tick has read. `resting_s`: chain -> seconds until it is tried again after failures. `unindexed`: chains
+    with committed rows that the search indexes do not show yet."""
 
     extent: Extent
     committed: Mapping[Partition, int]
     live: Sequence[Lane] = ()
     resting_s: Mapping[str, float] = field(default_factory=dict)
+    unindexed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Decision:
 
 
 def decide(chains: Iterable[str], seen: Seen, policy: Policy) -> Decision:
-    """One run for each lane with lag and without a live run, up to the policy's lanes per chain."""
+    """One run for each lane with lag and without a live run, up to the policy's lanes per chain; and one for a chain
+    whose search indexes were left behind."""
     lanes: list[Lane] = []
     notes: list[str] = []
     idle: list[str] = []
@@ -72,8 +75,10 @@ def decide(chains: Iterable[str], seen: Seen, policy: Policy) -> Decision:
             for place, behind in seen.extent.lag(seen.committed).items()
             if place[0] in topics and place not in broken
         }
-        live = [lane for lane in seen.live if lane.chain == chain]
+        live = [one for one in seen.live if one.chain == chain]
         planned = plan_lanes(chain, lag, live, policy.max_lanes, policy.lag_per_lane)
+        if not planned and not live and chain in seen.unindexed:
+            planned = [lane(chain, lag)]  # a run that died or gave up left a gap: the next one closes it first
         rest = seen.resting_s.get(chain, 0)
         if planned and rest > 0:
             notes.append(f"{chain}: its last run failed, trying again in {rest:.0f} s")

@@ -265,9 +265,7 @@ def known_blocks(conn: Connection, chain: str, heights: Iterable[int], from_heig
     return {row[0]: Block(row[0], row[1], row[2], (row[3], row[4]), row[5]) for row in rows}
 
 
-def write_tree(
-    conn: Connection, chain: str, announced: pl.DataFrame, outcome: Outcome, finalised: int
-) -> dict[bytes, datetime]:
+def write_tree(conn: Connection, chain: str, announced: pl.DataFrame, outcome: Outcome) -> dict[bytes, datetime]:
     """Write what became of the blocks: `announced` are the arriving ones (block_hash, block_number, parent_hash, ts,
     seen_ms, topic, partition, offset), `outcome` what was decided. Returns the timestamps of all blocks that changed."""
     with conn.cursor() as cursor:
@@ -301,7 +299,7 @@ def write_tree(
                 " WHERE chain = %s AND block_hash = %s ON CONFLICT (chain) DO UPDATE SET"
                 " tip_number = excluded.tip_number, tip_hash = excluded.tip_hash, tip_ts = excluded.tip_ts,"
                 " finalised_number = greatest(c.finalised_number, excluded.finalised_number), updated_at = now()",
-                (finalised, chain, outcome.tip.hash),
+                (outcome.finalised, chain, outcome.tip.hash),
             )
     return times
 
@@ -352,3 +350,8 @@ def write_outbox(
          list(offsets.values())),
         prepare=True,
     )  # fmt: skip
+
+
+def unindexed(conn: Connection) -> frozenset[str]:
+    """Chains with committed micro-batches that the search indexes do not show yet."""
+    return frozenset(chain for (chain,) in conn.execute("SELECT DISTINCT chain FROM ops.search_outbox"))

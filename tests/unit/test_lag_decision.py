@@ -50,6 +50,16 @@ def test_a_live_lane_is_not_started_again() -> None:
     assert "anvil: 1 live lane, 15 behind" in (decision.skip_reason or "")
 
 
+def test_an_index_that_was_left_behind_starts_a_lane() -> None:
+    behind = Seen(extent({0: 10, 1: 5}), {(LOGS, 0): 10, (LOGS, 1): 5}, unindexed=frozenset({"anvil"}))
+    assert [one.all() for one in answer(behind).lanes] == [PARTITIONS]
+
+
+def test_a_live_lane_is_left_to_close_the_gap_of_the_index() -> None:
+    live = [lane("anvil", PARTITIONS)]
+    assert answer(Seen(extent({0: 0, 1: 0}), {}, live, unindexed=frozenset({"anvil"}))).lanes == ()
+
+
 def test_another_chains_live_lane_does_not_count() -> None:
     decision = answer(Seen(extent({0: 10}), {}, [lane("bsc", [("bsc.logs", 0)])]))
     assert [one.chain for one in decision.lanes] == ["anvil"]

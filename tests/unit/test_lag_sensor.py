@@ -46,13 +46,13 @@ class DeadKafka(KafkaResource):
 class Nothing(TimescaleResource):
     """Nothing is ingested."""
 
-    def committed_offsets(self) -> dict[Partition, int]:
-        return {}
+    def progress(self) -> tuple[dict[Partition, int], frozenset[str]]:
+        return {}, frozenset()
 
 
 class Everything(TimescaleResource):
-    def committed_offsets(self) -> dict[Partition, int]:
-        return dict(PLACES)
+    def progress(self) -> tuple[dict[Partition, int], frozenset[str]]:
+        return dict(PLACES), frozenset()
 
 
 @pytest.fixture

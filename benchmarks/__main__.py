@@ -1,0 +1,40 @@
+"""`python -m benchmarks [NAME ...]`: run benchmarks on a stack of their own and print what they measured."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+from importlib import import_module
+from pathlib import Path
+
+NAMES = ("drain", "live", "index", "search")
+
+
+def main(names: list[str]) -> None:
+    """Run the named benchmarks (all without names), one after the other."""
+    home = Path(os.environ.get("DASH_BENCH_DIR") or ".stack/bench").absolute()
+    os.environ.setdefault("DASH_OPT_DIR", str(Path(".stack/opt").absolute()))
+    os.environ["DASH_STACK_DIR"] = str(home)
+    from dash_pipeline.stack import Stack
+
+    stack = Stack.at(home, port_offset=2000)
+    stack.up(only=["kafka", "timescale", "opensearch"])
+    try:
+        for name in names or NAMES:
+            figures = import_module(f"benchmarks.{name}").run(stack.settings())
+            print(json.dumps({"benchmark": name, "date": datetime.date.today().isoformat(), "machine": machine(), **figures}))
+    finally:
+        stack.down()
+
+
+def machine() -> str:
+    """What it ran on: processors, memory, Python."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    return f"{os.cpu_count()} cores, {memory} GiB, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

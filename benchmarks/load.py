@@ -1,0 +1,146 @@
+"""Messages for the benchmarks: the real shapes, as many as one likes.
+
+Belongs here: making and producing load. Does not belong here: measuring it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+
+from confluent_kafka import Producer
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+
+from dash_pipeline.kafka import confluent_options, kafka_python_options
+from dash_pipeline.settings import Settings
+
+START = 1_717_200_000
+EVENTS_PER_BLOCK = 200
+BLOCK_TIME_S = 12
+
+_random = random.Random(20_261_124)
+
+
+def _hex(bytes_: int) -> str:
+    return "0x" + _random.randbytes(bytes_).hex()
+
+
+_TOKENS = [_hex(20) for _ in range(400)]
+_WALLETS = [_hex(20) for _ in range(20_000)]
+_POOLS = [_hex(20) for _ in range(400)]
+
+
+def make_topics(settings: Settings, topics: list[str], partitions: int) -> None:
+    """Create the topics."""
+    with KafkaAdminClient(**kafka_python_options(settings)) as admin:
+        admin.create_topics([NewTopic(name, partitions, 1) for name in topics])
+
+
+def producer(settings: Settings, linger_ms: float) -> Producer:
+    """A producer that sends as the exporter's would, only faster."""
+    return Producer(
+        confluent_options(settings)
+        | {"linger.ms": linger_ms, "batch.num.messages": 10_000, "queue.buffering.max.messages": 2_000_000}
+    )
+
+
+class Chain:
+    """Blocks one after the other, each with its hash and timestamp."""
+
+    def __init__(self, spacing_s: int = BLOCK_TIME_S) -> None:
+        self.number, self.hash, self.spacing_s = 0, _hex(32), spacing_s
+        self.timestamp = START
+
+    def advance(self) -> None:
+        self.number += 1
+        self.parent, self.hash = self.hash, _hex(32)
+        self.timestamp += self.spacing_s
+
+    def block_message(self, transactions: int) -> bytes:
+        return (
+            f'{{"type": "block", "number": {self.number}, "hash": "{self.hash}", "parent_hash": "{self.parent}",'
+            f' "timestamp": {self.timestamp}, "transaction_count": {transactions}, "gas_used": 12000000,'
+            f' "gas_limit": 30000000, "difficulty": 0, "total_difficulty": 58750003716598352816469,'
+            f' "miner": "{_WALLETS[0]}", "base_fee_per_gas": 20000000000,'
+            f' "item_id": "block_{self.hash}", "item_timestamp": "2024-06-01T00:00:00Z"}}'
+        ).encode()
+
+
+def transfers(count: int) -> Iterator[bytes]:
+    """Token transfers as ethereum-etl publishes them, about 630 bytes each."""
+    chain = Chain()
+    for i in range(count):
+        index = i % EVENTS_PER_BLOCK
+        if index == 0:
+            chain.advance()
+        yield transfer(chain, index, _hex(32))
+
+
+def transfer(chain: Chain, log_index: int, tx: str) -> bytes:
+    """One transfer of a block."""
+    return (
+        f'{{"type": "token_transfer", "token_address": "{_random.choice(_TOKENS)}",'
+        f' "from_address": "{_random.choice(_WALLETS)}", "to_address": "{_random.choice(_WALLETS)}",'
+        f' "value": {_random.getrandbits(90)}, "transaction_hash": "{tx}", "log_index": {log_index},'
+        f' "block_number": {chain.number}, "block_timestamp": {chain.timestamp}, "block_hash": "{chain.hash}",'
+        f' "item_id": "token_transfer_{tx}_{log_index}", "item_timestamp": "2024-06-01T00:00:00Z"}}'
+    ).encode()
+
+
+def block(chain: Chain, transactions: int) -> Iterator[tuple[str, bytes]]:
+    """A block of V2 swaps as (type, message): each transaction with its logs and transfers, five events in all."""
+    chain.advance()
+    yield "block", chain.block_message(transactions)
+    for index in range(transactions):
+        tx, pool, wallet = _hex(32), _random.choice(_POOLS), _random.choice(_WALLETS)
+        yield "transaction", _transaction(chain, index, tx, wallet, pool)
+        word = f"{_random.getrandbits(70):064x}"
+        at = f'"transaction_hash": "{tx}", "transaction_index": {index}, "address": "{pool}"'
+        tail = (
+            f'"block_number": {chain.number}, "block_timestamp": {chain.timestamp}, "block_hash": "{chain.hash}",'
+            f' "item_id": "log_{tx}", "item_timestamp": "2024-06-01T00:00:00Z"}}'
+        )
+        swap = (
+            '["0xd78ad95fa46c994b6551d0da85fc275fe613ce37657fb8d5e3d130840159d822",'
+            f' "0x{"0" * 24}{wallet[2:]}", "0x{"0" * 24}{wallet[2:]}"]'
+        )
+        sync = '["0x1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1"]'
+        yield "log", (
+            f'{{"type": "log", "log_index": {3 * index}, {at}, "data": "0x{word}{word}", "topics": {sync}, {tail}'
+        ).encode()
+        yield "log", (
+            f'{{"type": "log", "log_index": {3 * index + 1}, {at}, "data": "0x{word}{"0" * 64}{"0" * 64}{word}",'
+            f' "topics": {swap}, {tail}'
+        ).encode()
+        yield "token_transfer", transfer(chain, 3 * index + 2, tx)
+
+
+def _transaction(chain: Chain, index: int, tx: str, wallet: str, pool: str) -> bytes:
+    return (
+        f'{{"type": "transaction", "hash": "{tx}", "nonce": {index}, "transaction_index": {index},'
+        f' "from_address": "{wallet}", "to_address": "{pool}", "value": {_random.getrandbits(60)}, "gas": 450000,'
+        f' "gas_price": 20000000000, "input": "0x7ff36ab5{"0" * 512}", "block_timestamp": {chain.timestamp},'
+        f' "block_number": {chain.number}, "block_hash": "{chain.hash}", "transaction_type": 2,'
+        f' "receipt_gas_used": 121000, "receipt_status": 1, "item_id": "transaction_{tx}",'
+        f' "item_timestamp": "2024-06-01T00:00:00Z"}}'
+    ).encode()
+
+
+def send_blocks(settings: Settings, chain: str, rate: float, seconds: float, linger_ms: float, per_block: int) -> int:
+    """Publish blocks of about `per_block` events at `rate` events/s for `seconds`, evenly; how many events were sent."""
+    out, blocks, sent = producer(settings, linger_ms), Chain(spacing_s=max(1, round(per_block / rate))), 0
+    names = {"block": "blocks", "transaction": "transactions", "log": "logs", "token_transfer": "token_transfers"}
+    tick, started = 0.002, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        for type_, message in block(blocks, per_block // 4):
+            due = started + sent / rate
+            if (ahead := due - time.perf_counter()) > tick:
+                out.poll(0)
+                time.sleep(ahead)
+            out.produce(f"{chain}.{names[type_]}", message)
+            sent += 1
+        out.poll(0)
+    out.flush(30)
+    return sent
