@@ -145,6 +145,28 @@ def feed(
 
 
 @app.command()
+def offsets(
+    set_beginning: Annotated[
+        str, typer.Option(metavar="TOPIC", help="Ingest this topic from its first offset again (it was made anew, say).")
+    ] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how far each partition is ingested, or let a topic start over; rows are never doubled by that."""
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import timescale
+
+    with timescale.connect(load_settings()) as conn:
+        if set_beginning and not timescale.forget_offsets(conn, set_beginning):
+            raise DashError(f"--set-beginning: no partition of {set_beginning} was ever ingested")
+        committed = {f"{topic}/{number}": next_ for (topic, number), next_ in timescale.committed_offsets(conn).items()}
+    if json:
+        out.print_json(data=committed)
+    else:
+        for partition, next_offset in sorted(committed.items()):
+            out.print(f"{partition} {next_offset:,}", highlight=False)
+
+
+@app.command()
 def demo(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the ingestion at most.")] = 300,

@@ -78,6 +78,12 @@ def claim(conn: Connection, first_offsets: Mapping[Partition, int], run_id: str)
     return {partition: committed[partition] for partition in first_offsets}
 
 
+def forget_offsets(conn: Connection, topic: str) -> int:
+    """Let a topic be ingested from its first offset again; rows that are there already stay as they are. Returns how
+    many partitions were forgotten."""
+    return conn.execute("DELETE FROM ops.stream_offsets WHERE topic = %s", (topic,)).rowcount
+
+
 def lock_offsets(conn: Connection, expected: Mapping[Partition, int]) -> None:
     """Lock the offset rows for this transaction. Raises Fenced unless they are where this run left them."""
     topics, partitions = zip(*sorted(expected), strict=True)
@@ -267,7 +273,7 @@ def known_blocks(conn: Connection, chain: str, heights: Iterable[int], from_heig
 
 def write_tree(conn: Connection, chain: str, announced: pl.DataFrame, outcome: Outcome) -> dict[bytes, datetime]:
     """Write what became of the blocks: `announced` are the arriving ones (block_hash, block_number, parent_hash, ts,
-    seen_ms, topic, partition, offset), `outcome` what was decided. Returns the timestamps of all blocks that changed."""
+    seen_ms, topic, partition, offset), `outcome` what was decided. Returns the timestamps of the blocks that changed."""
     with conn.cursor() as cursor:
         cursor.execute("CREATE TEMP TABLE IF NOT EXISTS announced (LIKE ops.block_tree) ON COMMIT DELETE ROWS")
         with cursor.copy(
