@@ -147,7 +147,7 @@ def feed(
 @app.command()
 def offsets(
     set_beginning: Annotated[
-        str, typer.Option(metavar="TOPIC", help="Ingest this topic from its first offset again (it was made anew, say).")
+        str, typer.Option(metavar="TOPIC", help="Ingest this topic from its first offset again.")
     ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

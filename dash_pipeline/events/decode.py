@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from dash_pipeline.events.amounts import MAX_UINT256
@@ -50,12 +51,8 @@ def decode(messages: list[bytes], type_name: str, chain: str, max_bytes: int) ->
     extra: list[str | None] | None = None
     positions: list[int] | None = None
     try:
-        if max(map(len, messages), default=0) > max_bytes:
-            raise msgspec.ValidationError
-        rows = _decoder(type_name).decode_lines(b"\n".join(messages))
-        if len(rows) != len(messages):
-            raise msgspec.ValidationError
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        rows = _all_at_once(messages, type_name, max_bytes)
+    except _BAD:
         rows, positions, extra, rejects = _one_by_one(messages, type_, max_bytes)
     frame, bad = _frame(rows, type_, chain, extra)
     position = pl.Series(MESSAGE, range(len(rows)) if positions is None else positions, dtype=pl.UInt32)
@@ -65,6 +62,32 @@ def decode(messages: list[bytes], type_name: str, chain: str, max_bytes: int) ->
         rejects += zip(position.filter(wrong).to_list(), bad.filter(wrong).to_list(), strict=True)
         frame = frame.filter(~wrong)
     return Decoded(frame, rejects)
+
+
+# Deep nesting ends msgspec's recursion, as it would Python's own.
+_BAD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def _all_at_once(messages: list[bytes], type_name: str, max_bytes: int) -> list[Any]:
+    """The rows of messages that are each one JSON object as it should be; raises one of _BAD for any that is not."""
+    sizes = np.fromiter(map(len, messages), np.int64, len(messages))
+    joined = b"\n".join(messages)
+    ends = np.cumsum(sizes + 1) - 1
+    text = np.frombuffer(joined + b"\n", np.uint8)
+    # The parser reads across lines. Between a closing and an opening brace it cannot be inside an object, so each
+    # message holds at least one whole object; as many objects as messages make that exactly one.
+    if (
+        sizes.max(initial=0) > max_bytes
+        or not (text[ends - sizes] == ord("{")).all()
+        or not (text[ends - 1] == ord("}")).all()
+    ):
+        raise msgspec.ValidationError
+    if not joined.isascii():
+        joined.decode()  # raw fields are not looked into by the parser
+    rows: list[Any] = _decoder(type_name).decode_lines(joined)
+    if len(rows) != len(messages):
+        raise msgspec.ValidationError
+    return rows
 
 
 @cache
@@ -87,10 +110,11 @@ def _one_by_one(
             rejects.append((position, f"message of {len(message)} bytes, at most {max_bytes} are taken"))
             continue
         try:
+            message.decode()
             row = decoder.decode(message)
             unknown = {k: v for k, v in _ANY_OBJECT.decode(message).items() if k not in type_.fields}
             extra.append(msgspec.json.encode(unknown).decode() if unknown else None)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except _BAD as error:
             rejects.append((position, _reason(error, type_.name)))
             continue
         rows.append(row)
@@ -99,6 +123,8 @@ def _one_by_one(
 
 
 def _reason(error: Exception, type_name: str) -> str:
+    if isinstance(error, RecursionError):
+        return f"not a valid {type_name}: nested too deeply"
     kind = "not a valid " + type_name if isinstance(error, msgspec.ValidationError) else "not JSON"
     return f"{kind}: {error}"
 
@@ -132,7 +158,7 @@ def _frame(
     unknown = pl.Series(extra or [None] * len(rows), dtype=pl.String)
     frame = pl.DataFrame(columns | {"extra": _without_nul(unknown)}).with_columns(chain=pl.lit(chain))
     if "value_f" in type_.table.columns:
-        frame = frame.with_columns(value_f=pl.col("value").cast(pl.Float64))
+        frame = frame.with_columns(value_f=pl.col("value").cast(pl.Float64, strict=False))
     return frame.select(pl.col(n).cast(t) for n, t in type_.table.schema().items()), bad
 
 
@@ -199,5 +225,7 @@ def _receipt_extra(rows: list[Any]) -> pl.Series:
 
 
 def _without_nul(json: pl.Series) -> pl.Series:
-    """JSON that jsonb takes: it refuses the escape of NUL."""
-    return json.str.replace_all("\\u0000", "", literal=True)
+    """JSON that jsonb takes: it refuses the escape of NUL. An escaped backslash before `u0000` is none."""
+    if not json.str.contains("\\u0000", literal=True).any():
+        return json
+    return json.str.replace_all(r"\\u0000|(\\.)", "$1")

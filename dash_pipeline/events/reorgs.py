@@ -2,9 +2,10 @@
 
 Belongs here: the decision, as a pure function of known blocks and arriving blocks. Does not belong here: moving rows.
 
-The exporter's latest word is the truth: of two branches, the one whose block was produced to Kafka last is canonical.
-"Last" is the record's own time, not the order in which partitions happen to be read, so the outcome does not depend on
-that order. A block that fits its neighbours, or fills a gap, contradicts nothing and is simply canonical.
+The exporter's latest word is the truth: of two branches, the one whose block was produced to Kafka last is canonical,
+and below that block's descendants the same holds again. "Last" is the record's own time, not the order in which
+partitions happen to be read, so once all blocks are there the outcome does not depend on that order. A block that fits
+its neighbours, or fills a gap, contradicts nothing and is simply canonical.
 """
 
 from __future__ import annotations
@@ -53,13 +54,15 @@ class Reorg:
 @dataclass
 class Outcome:
     """`standing`: where each arrival stands now. `changed`: blocks whose status is another than before, with the one
-    before (None: first heard of). `refused`: blocks refused, each with the hash it contradicts and why."""
+    before (None: first heard of). `refused`: blocks refused, each with the hash it contradicts and why. `reorg`: from
+    the tip before to the tip now, if blocks left the chain. `finalised`: the height no fork may go below from now on."""
 
     standing: dict[bytes, Status]
     changed: dict[bytes, tuple[Status | None, Status]]
     refused: dict[bytes, tuple[bytes | None, str]]
     reorg: Reorg | None
     tip: Block | None
+    finalised: int
 
 
 def follow(
@@ -85,7 +88,7 @@ def follow(
 
 
 class _Tree:
-    """The blocks by hash, and the canonical and provisional ones by height, while arrivals are taken one by one."""
+    """The blocks by hash and by height, and the canonical ones by height, while arrivals are taken one by one."""
 
     def __init__(
         self,
@@ -118,128 +121,147 @@ class _Tree:
         if block.status is Status.CANONICAL:
             return
         if block.status is Status.REFUSED:
-            self._refuse([block], "the block was refused before")
-            return
-        self._place(block)
-        # Children that came before it and could not be connected are connected now.
-        waiting = [block]
-        while waiting:
-            parent = waiting.pop()
-            for child in self.heights.get(parent.number + 1, ()):
-                if child.parent == parent.hash and child.status is Status.DETACHED:
-                    self._place(child)
-                    waiting.append(child)
-
-    def _place(self, block: Block) -> None:
-        parent = self.blocks.get(block.parent or b"")
+            block.status = None  # judged anew: what was missing may have come
+        parent = self._parent(block)
         if parent is not None and parent.status is Status.REFUSED:
             self._refuse([block], "its parent was refused")
         elif block.number == 0 and self.genesis is not None and block.hash != self.genesis:
             self._refuse([block], "another chain's first block")
-        elif self._fits(block):
-            self._adopt(block)
+        elif self._fits(block, parent) and not self._has_waiting_child(block):
+            block.status = Status.CANONICAL
+            self.canonical[block.number] = block
+            self.tip = max(self.tip, block.number)
         else:
             self._contend(block)
+        self.finalised = max(self.finalised, self.tip - self.max_depth)
 
-    def _fits(self, block: Block) -> bool:
-        """No canonical block is contradicted by this one being canonical."""
+    def _parent(self, block: Block) -> Block | None:
+        """The parent, if it was announced itself: of others the branch is not known."""
+        parent = self.blocks.get(block.parent or b"")
+        return parent if parent is not None and parent.parent is not None else None
+
+    def _fits(self, block: Block, parent: Block | None) -> bool:
+        """No canonical block is contradicted by this one and its ancestors being canonical."""
         below, above = self.canonical.get(block.number - 1), self.canonical.get(block.number + 1)
         return (
             block.number not in self.canonical
+            and (parent is None or parent.status is Status.CANONICAL)
             and (below is None or below.hash == block.parent)
             and (above is None or above.parent == block.hash)
         )
 
+    def _has_waiting_child(self, block: Block) -> bool:
+        return any(
+            child.parent == block.hash and child.status is not Status.CANONICAL
+            for child in self.heights.get(block.number + 1, ())
+        )
+
     def _contend(self, block: Block) -> None:
-        """Resolve a block that contradicts the canonical chain."""
-        path, fork = self._ancestors(block)
-        root = path[-1]
-        holder = self.canonical.get(root.number - 1)
-        claimed = self._claimed(block)
-        if root.number == 0:
-            self._refuse(path, "another chain's first block")
+        """Decide anew which blocks are canonical above the fork from which the block's branch comes."""
+        branch = [block]
+        while (parent := self._parent(branch[-1])) is not None and parent.status is not Status.CANONICAL:
+            branch.append(parent)
+        root = branch[-1]
+        # A branch without a parent right above a canonical block: the exporter did not tell of a reorg, and the block
+        # below is known not to be the parent, and no more than that.
+        fork = root.number - (2 if parent is None and root.number - 1 in self.canonical else 1)
+        chosen = self._choose(fork)
+        lost = [n for n, b in self.canonical.items() if n > fork and chosen.get(n) is not b]
+        objection = self._objection(root, fork)
+        if objection is not None and (lost or chosen.get(block.number) is not block):
+            # One that was stored as a loser before, and is only announced again, stays one.
+            if block.status is not Status.ORPHANED:
+                self._refuse([b for b in branch if b.status is not Status.ORPHANED], objection)
             return
-        unconnected = fork is None and holder is not None
-        if unconnected and not claimed and root.number != self.tip + 1:
-            block.status = Status.DETACHED
-            return
-        # An unconnected branch right above the tip means that the exporter did not tell of a reorg: the block below is
-        # known not to be its parent, and no more than that.
-        fork_number = root.number - 2 if unconnected else root.number - 1
-        depth = self.tip - fork_number
+        for number in lost:
+            self.canonical.pop(number).status = Status.ORPHANED
+        for number, winner in chosen.items():
+            self.canonical[number] = winner
+            winner.status = Status.CANONICAL
+        for loser in self._announced_above(fork):
+            if loser.status not in (Status.CANONICAL, Status.ORPHANED):
+                parent = self._parent(loser)
+                known = parent is not None and parent.status in (Status.CANONICAL, Status.ORPHANED)
+                loser.status = Status.ORPHANED if known else Status.DETACHED
+        self.tip = max(self.canonical, default=-1)
+
+    def _objection(self, root: Block, fork: int) -> str | None:
+        """Why a branch that leaves the chain at this height is not taken."""
+        depth = self.tip - fork
+        first, second = self.canonical.get(0), self.canonical.get(1)
+        if root.number == 0 and (first is not None or (second is not None and second.parent != root.hash)):
+            return "another chain's first block"
         if depth > self.max_depth:
-            self._refuse(path, f"a fork {depth} blocks deep, at most {self.max_depth} are taken")
-        elif fork_number < self.finalised:
-            self._refuse(path, f"a fork below the finalised block {self.finalised}")
-        elif not claimed and self._newest_above(fork_number) > block.seen:
-            block.status = Status.ORPHANED
-        else:
-            self._switch(path, fork_number, block.number if claimed else self.tip)
+            return f"a fork {depth} blocks deep, at most {self.max_depth} are taken"
+        if fork < self.finalised:
+            return f"a fork below the finalised block {self.finalised}"
+        return None
 
-    def _ancestors(self, block: Block) -> tuple[list[Block], Block | None]:
-        """The block and its known ancestors that are not canonical, newest first, and the canonical one they meet."""
-        path = [block]
-        while True:
-            parent = self.blocks.get(path[-1].parent or b"")
-            if parent is None or (parent.parent is None and parent.status is not Status.CANONICAL):
-                return path, None
-            if parent.status is Status.CANONICAL:
-                return path, parent
-            path.append(parent)
+    def _announced_above(self, fork: int) -> list[Block]:
+        """Every block above this height that may be canonical, lowest first."""
+        heights = sorted(n for n in self.heights if n > fork)
+        return [b for n in heights for b in self.heights[n] if b.parent is not None and b.status is not Status.REFUSED]
 
-    def _claimed(self, block: Block) -> bool:
-        """A canonical block names this one as its parent."""
-        above = self.canonical.get(block.number + 1)
-        return above is not None and above.parent == block.hash
+    def _choose(self, fork: int) -> dict[int, Block]:
+        """The canonical blocks above the fork: from the newest block down, each with its ancestors, unless one of them
+        contradicts what is chosen already."""
+        candidates = self._connected(self._announced_above(fork))
+        chosen: dict[int, Block] = {}
+        out: set[bytes] = set()
+        for block in sorted(candidates.values(), key=lambda b: (b.seen, b.number, b.hash), reverse=True):
+            path: list[Block] = []
+            at: Block | None = block
+            while at is not None and at.hash in candidates and at.hash not in out and chosen.get(at.number) is not at:
+                path.append(at)
+                at = self._parent(at)
+            if at is not None and at.hash in out:
+                out.update(b.hash for b in path)
+                continue
+            for i, step in enumerate(reversed(path)):
+                below, above = chosen.get(step.number - 1), chosen.get(step.number + 1)
+                if step.number == fork + 1:
+                    below = self.canonical.get(fork)
+                if (
+                    step.number in chosen
+                    or (below is not None and below.hash != step.parent)
+                    or (above is not None and above.parent != step.hash)
+                ):
+                    out.update(b.hash for b in path[: len(path) - i])
+                    break
+            else:
+                chosen.update((step.number, step) for step in path)
+        return chosen
 
-    def _newest_above(self, number: int) -> tuple[int, int]:
-        return max((b.seen for n, b in self.canonical.items() if n > number), default=(0, 0))
+    def _connected(self, blocks: list[Block]) -> dict[bytes, Block]:
+        """Those of `blocks` (lowest first) that come from a canonical block, or from nowhere without contradicting one
+        in the middle of the chain: such may be another chain's."""
+        roots: dict[bytes, Block] = {}
+        for block in blocks:
+            roots[block.hash] = roots.get(block.parent or b"", block)
+        standing = {roots[b.hash].hash for b in blocks if b.status is Status.CANONICAL}
+        good: set[bytes] = set()
+        for root in {root.hash: root for root in roots.values()}.values():
+            parent = self._parent(root)
+            if parent is not None:
+                fine = parent.status is Status.CANONICAL
+            else:
+                fine = root.number - 1 not in self.canonical or root.number == self.tip + 1
+            if fine or root.hash in standing:
+                good.add(root.hash)
+        return {b.hash: b for b in blocks if roots[b.hash].hash in good}
 
-    def _switch(self, path: list[Block], fork_number: int, up_to: int) -> None:
-        """Canonical from the fork on is `path` and nothing else up to the height `up_to`."""
-        for number in range(fork_number + 1, up_to + 1):
-            loser = self.canonical.pop(number, None)
-            if loser is not None:
-                loser.status = Status.ORPHANED
-        if up_to == self.tip:
-            self.tip = fork_number
-        for block in reversed(path):
-            self._adopt(block, extend=False)
-        self._extend(path[0])
-
-    def _adopt(self, block: Block, extend: bool = True) -> None:
-        block.status = Status.CANONICAL
-        self.canonical[block.number] = block
-        self.tip = max(self.tip, block.number)
-        for other in self.heights[block.number]:
-            if other.status is Status.PROVISIONAL:
-                other.status = Status.UNSEEN
-        if extend:
-            self._extend(block)
-
-    def _extend(self, block: Block) -> None:
-        """Children heard of earlier follow their parent: those that only waited for it, and those announced after it.
-        Others lost to another branch before, and come back when they are announced again."""
-        while block.number + 1 not in self.canonical:
-            children = [
-                child
-                for child in self.heights.get(block.number + 1, ())
-                if child.parent == block.hash
-                and (child.status is Status.DETACHED or (child.status is Status.ORPHANED and child.seen >= block.seen))
-            ]
-            if not children:
-                return
-            block = max(children, key=lambda child: child.seen)
-            self._adopt(block, extend=False)
-
-    def _refuse(self, path: list[Block], why: str) -> None:
-        for block in path:
+    def _refuse(self, blocks: list[Block], why: str) -> None:
+        for block in blocks:
             block.status = Status.REFUSED
             holder = self.canonical.get(block.number)
             known = holder.hash if holder else self.genesis if block.number == 0 else block.parent
             self.refused[block.hash] = (known, why)
 
     def outcome(self, arrived: set[bytes], old_tip_number: int | None) -> Outcome:
+        for block in self.blocks.values():
+            # Rows without their block are in the tables unless another block holds the height.
+            if block.status in (Status.PROVISIONAL, Status.UNSEEN):
+                block.status = Status.UNSEEN if block.number in self.canonical else Status.PROVISIONAL
         standing = {h: status for h in arrived if (status := self.blocks[h].status) is not None}
         changed = {
             b.hash: (self.before.get(b.hash), b.status)
@@ -253,4 +275,4 @@ class _Tree:
             fork = min(lost) - 1
             old_tip = self.canonical_before[max(self.canonical_before)]
             reorg = Reorg(old_tip_number - fork, fork, old_tip, tip)
-        return Outcome(standing, changed, self.refused, reorg, tip)
+        return Outcome(standing, changed, self.refused, reorg, tip, self.finalised)

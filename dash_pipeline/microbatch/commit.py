@@ -244,8 +244,7 @@ def _write_blocks(
         max_depth=rules.max_reorg_depth,
         genesis=rules.genesis,
     )
-    finalised = max(state.finalised, outcome.tip.number - rules.max_reorg_depth) if outcome.tip else state.finalised
-    changed = db.write_tree(conn, chain, announced, outcome, finalised)
+    changed = db.write_tree(conn, chain, announced, outcome)
     rows_moved, restored = _move(conn, chain, outcome, changed)
     done.letters += _refusals(parts, announced, outcome)
     _store_blocks(writer, parts, outcome, done)

@@ -273,7 +273,7 @@ def known_blocks(conn: Connection, chain: str, heights: Iterable[int], from_heig
 
 def write_tree(conn: Connection, chain: str, announced: pl.DataFrame, outcome: Outcome) -> dict[bytes, datetime]:
     """Write what became of the blocks: `announced` are the arriving ones (block_hash, block_number, parent_hash, ts,
-    seen_ms, topic, partition, offset), `outcome` what was decided. Returns the timestamps of the blocks that changed."""
+    seen_ms, topic, partition, offset), `outcome` what was decided. Returns the timestamps of those that changed."""
     with conn.cursor() as cursor:
         cursor.execute("CREATE TEMP TABLE IF NOT EXISTS announced (LIKE ops.block_tree) ON COMMIT DELETE ROWS")
         with cursor.copy(
