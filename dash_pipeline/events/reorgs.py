@@ -55,7 +55,7 @@ class Reorg:
 class Outcome:
     """`standing`: where each arrival stands now. `changed`: blocks whose status is another than before, with the one
     before (None: first heard of). `refused`: blocks refused, each with the hash it contradicts and why. `reorg`: from
-    the tip before to the tip now, if blocks left the chain. `finalised`: the height no fork may go below from now on."""
+    the tip before to the tip now, if blocks left the chain. `finalised`: no fork may go below it from now on."""
 
     standing: dict[bytes, Status]
     changed: dict[bytes, tuple[Status | None, Status]]

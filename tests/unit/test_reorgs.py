@@ -149,7 +149,7 @@ def test_nothing_below_the_finalised_block_is_taken() -> None:
     assert chain.tip == 92
     outcome = chain.take(block("C90", "A89", 3000))
     assert outcome.refused[hash_of("C90")] == (hash_of("A90"), "a fork below the finalised block 90")
-    assert chain.canonical() == names("A", 0, 90) + ["B91", "B92"]
+    assert chain.canonical() == [*names("A", 0, 90), "B91", "B92"]
 
 
 def test_the_outcome_of_one_batch_is_that_of_many() -> None:
@@ -246,7 +246,7 @@ def test_a_shorter_branch_that_is_newer_wins() -> None:
     chain = Chain()
     chain.take(*branch("A", 0, 20, "-", 0))
     chain.take(*branch("B", 15, 16, "A14", 100))
-    assert chain.canonical() == names("A", 0, 14) + ["B15", "B16"]
+    assert chain.canonical() == [*names("A", 0, 14), "B15", "B16"]
     assert chain.tip == 16
 
 
@@ -266,12 +266,12 @@ def test_a_reorg_that_was_not_told_of_orphans_the_tip() -> None:
     chain = Chain()
     chain.take(*branch("A", 0, 10, "-", 0))
     outcome = chain.take(block("B11", "B10", 100))
-    assert chain.canonical() == names("A", 0, 9) + ["B11"]
+    assert chain.canonical() == [*names("A", 0, 9), "B11"]
     assert chain.status("A10") is Status.ORPHANED
     assert outcome.reorg is not None
     assert (outcome.reorg.depth, outcome.reorg.fork_number) == (1, 9)
     chain.take(block("B12", "B11", 101), block("B10", "B9", 102))
-    assert chain.canonical() == names("A", 0, 8) + ["B10", "B11", "B12"]
+    assert chain.canonical() == [*names("A", 0, 8), "B10", "B11", "B12"]
     chain.take(block("B9", "A8", 103))
     assert chain.canonical() == names("A", 0, 8) + names("B", 9, 12)
 
@@ -335,7 +335,7 @@ def test_a_block_whose_rows_came_first_takes_its_place() -> None:
     chain.blocks[hash_of("A0")] = Block(hash_of("A0"), 0, None, (0, 0), Status.PROVISIONAL)
     outcome = chain.take(block("A0", "-", 5))
     assert outcome.changed == {hash_of("A0"): (Status.PROVISIONAL, Status.CANONICAL)}
-    assert IN_TABLES == {Status.PROVISIONAL, Status.CANONICAL}
+    assert {Status.PROVISIONAL, Status.CANONICAL} == IN_TABLES
 
 
 def test_the_newer_of_two_announcements_counts() -> None:
