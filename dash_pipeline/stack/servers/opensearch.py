@@ -77,6 +77,10 @@ class OpenSearch(Server):
             classpath = ":".join(str(jar) for jar in sorted((folder / "jars").glob("*.jar")))
             level = str(install.JAVA_AT_LEAST)
             options = ["-source", level, "-target", level, "-proc:none", "-nowarn"]
-            install.call([java, "-jar", compiler, *options, "-cp", classpath, "-d", folder / "classes", source], log)
+            classes = folder / "classes"
+            install.call([java, "-jar", compiler, *options, "-cp", classpath, "-d", classes, source], log)
+            # A jar, because the JVM keeps an archive of loaded classes only when no folder is on the class path.
+            shutil.make_archive(str(folder / "node"), "zip", classes)
+            (folder / "node.zip").rename(folder / "jars" / "dash-node.jar")
 
         return install.once(place.layout.opt, self.name, [pom, source], build)

@@ -36,7 +36,7 @@ import org.opensearch.transport.TransportRequestHandler;
 import org.opensearch.transport.client.node.NodeClient;
 
 /**
- * A real OpenSearch node from the published jars: the modules are on the class path, and one plugin asks for a password.
+ * A real OpenSearch node from the published jars: its modules are on the class path, and one plugin asks for a password.
  *
  * <p>Arguments: HOME_DIR CONFIG_DIR. Environment: DASH_OPENSEARCH_USERNAME, DASH_OPENSEARCH_PASSWORD, and
  * DASH_S3_ENDPOINT, DASH_S3_REGION, DASH_S3_ACCESS_KEY, DASH_S3_SECRET_KEY for snapshots.
