@@ -28,6 +28,7 @@ from dash_pipeline.settings import Settings, settings, stack_dir
 
 PROJECT = Path(__file__).parents[1] / "dbt"
 _EXECUTABLE = Path(sys.executable).with_name("dbt")
+_ERRORS = "Errors parsed from dbt logs:"  # dagster-dbt's words
 _PARTS = {".sql", ".yml", ".md", ".csv"}
 
 
@@ -54,7 +55,12 @@ class DbtResource(ConfigurableResource[Any]):
                     if isinstance(event, AssetMaterialization):
                         yield str(event.metadata["unique_id"].value), event.metadata
             except DagsterDbtCliRuntimeError as error:
-                raise DashError(f"dbt run: {' '.join(str(error).split())}") from error
+                raise DashError(f"dbt run: {_said(str(error))}") from error
+
+
+def _said(message: str) -> str:
+    """What dbt said, in one line, without the command line and the hints that dagster-dbt puts before it."""
+    return " ".join((message.rpartition(_ERRORS)[2] or message).split())
 
 
 def profile(values: Settings) -> dict[str, str]:
