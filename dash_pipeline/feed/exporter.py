@@ -111,7 +111,7 @@ class Exporter:
     def next_batch(self, timeout_s: float) -> list[Event]:
         """The events of the next blocks that the exporter has written whole; empty after `timeout_s` without.
 
-        Raises DashError when the exporter has ended or printed something that is no event.
+        Raises Unavailable when the exporter has ended, DashError when it printed something that is no event.
         """
         assert self._process.stdout is not None
         deadline = time.monotonic() + timeout_s
@@ -124,7 +124,7 @@ class Exporter:
                 self._log.clear()
                 return batch
             if ended:
-                raise DashError(f"ethereum-etl ended by itself: {self.last_words()}")
+                raise Unavailable(f"ethereum-etl ended by itself: {self.last_words()}")
             select.select([self._process.stdout], [], [], min(left, 0.05))
         return []
 

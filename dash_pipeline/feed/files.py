@@ -53,7 +53,7 @@ class Event(NamedTuple):
     line: bytes
 
 
-class WrongFile(DashError):  # noqa: N818 - named like what a person is told
+class WrongFile(DashError):
     """A file that is not what it should be; nothing of the line named was published."""
 
     def __init__(self, file: Path, reason: str, line: int | None = None) -> None:
@@ -141,8 +141,8 @@ def check(files: Iterable[Path]) -> Counter[str]:
 def merged(files: Iterable[Path]) -> Iterator[Event]:
     """The events of several files as the exporter would publish them: by block, then by type. One file keeps its order.
 
-    Files are streamed; what one of several holds out of order (an export of several workers, say) is put in order as far as
-    LOOK_AHEAD messages reach. A message without a block number stays behind the one before it.
+    Files are streamed; what one of several holds out of order (an export of several workers, say) is put in order
+    as far as LOOK_AHEAD messages reach. A message without a block number stays behind the one before it.
     """
     files = list(files)
     if len(files) == 1:

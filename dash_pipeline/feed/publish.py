@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from typing import Protocol, Self, TypeVar
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from dash_pipeline.errors import DashError
+from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.feed.files import Event, Message
 from dash_pipeline.kafka import as_dash_error, kafka_errors, kafka_python_options
 from dash_pipeline.settings import Settings
@@ -29,6 +30,8 @@ LINGER_MS = 20
 LINGER_MS_AT_A_RATE = 1
 # A broker that answers at all may take this long.
 SHORTEST_PATIENCE_S = 10.0
+# How long closing may take when there is nobody to say goodbye to.
+CLOSE_S = 2
 # Sleeping for less costs more than it waits.
 SHORTEST_SLEEP_S = 0.001
 
@@ -54,21 +57,25 @@ _KEY_FIELDS: Mapping[Key, tuple[str, ...]] = {
 class Sink(Protocol):
     """Where messages go: a KafkaSink, or a list in tests."""
 
-    def send(self, topic: str, value: bytes, key: bytes | None) -> None:
-        """Take a message; it may be delivered later."""
+    @property
+    def delivered(self) -> Counter[str]:
+        """How many messages of each topic are known to have arrived, since the start."""
 
-    def flush(self) -> Counter[str]:
-        """Deliver what was sent. Returns how many messages of each topic were refused, since the start."""
+    def send(self, topic: str, value: bytes, key: bytes | None) -> None:
+        """Take a message; it may be delivered later. Raises Unavailable when nothing more can be taken."""
+
+    def flush(self) -> None:
+        """Wait until every message sent is delivered or refused. Raises Unavailable when neither happens."""
 
 
 class KafkaSink:
-    """A producer that counts what was refused. Raises Unavailable when the broker does not answer."""
+    """A producer that counts what was acknowledged. Raises Unavailable when the broker does not answer."""
 
     def __init__(self, settings: Settings, *, linger_ms: int = LINGER_MS) -> None:
+        self.delivered: Counter[str] = Counter()
         self._settings = settings
         self._unflushed = 0
-        self._refused: Counter[str] = Counter()
-        patience_ms = round(max(settings.retry_for_s, SHORTEST_PATIENCE_S) * 1000)
+        self._patience_s = max(settings.retry_for_s, SHORTEST_PATIENCE_S)
         with kafka_errors(settings):
             self._producer = KafkaProducer(
                 **kafka_python_options(settings),
@@ -76,19 +83,21 @@ class KafkaSink:
                 batch_size=BATCH_BYTES,
                 max_request_size=MAX_DEAD_LETTER_BYTES,
                 allow_auto_create_topics=False,
-                delivery_timeout_ms=patience_ms,
-                request_timeout_ms=min(30_000, patience_ms // 2),
-                max_block_ms=patience_ms,
+                delivery_timeout_ms=round(self._patience_s * 1000),
+                request_timeout_ms=round(self._patience_s * 1000) // 2,
+                max_block_ms=round(self._patience_s * 1000),
             )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._producer.close(timeout=5)
+        # What counts was flushed; without a broker the goodbye fails too, and must not hide the reason.
+        with suppress(KafkaError):
+            self._producer.close(timeout=CLOSE_S)
 
     def send(self, topic: str, value: bytes, key: bytes | None) -> None:
-        """Hand a message to the producer; what the broker refuses shows at `flush`."""
+        """Hand a message to the producer."""
         self._unflushed += len(value)
         if self._unflushed > UNFLUSHED_BYTES:
             self.flush()
@@ -96,24 +105,27 @@ class KafkaSink:
             future = self._producer.send(topic, value, key)
         except KafkaError as error:
             raise as_dash_error(self._settings, error) from error
-        future.add_errback(self._count_refusal, topic)
+        future.add_callback(self._count, topic)
 
-    def flush(self) -> Counter[str]:
-        """Wait until the broker has, or has refused, every message sent."""
+    def flush(self) -> None:
+        """Wait until the broker has, or has refused, every message sent.
+
+        The timeout is needed: the library does not give up batches that a dead broker has not acknowledged.
+        """
         with kafka_errors(self._settings):
-            self._producer.flush()
+            self._producer.flush(timeout=self._patience_s)
         self._unflushed = 0
-        return self._refused
 
-    def _count_refusal(self, topic: str, _error: Exception) -> None:
-        self._refused[topic] += 1
+    def _count(self, topic: str, _metadata: object) -> None:
+        self.delivered[topic] += 1
 
 
-class Stopped(DashError):  # noqa: N818 - named like what a person is told
+class Stopped(DashError):
     """Publishing ended before its end; the line says why and how much is in Kafka."""
 
     def __init__(self, reason: str, published: Counter[str], exit_code: int) -> None:
-        counts = ", ".join(f"{count:,} to {topic}" for topic, count in sorted(published.items()) if count)
+        """`published` is by topic."""
+        counts = ", ".join(f"{count:,} to {topic}" for topic, count in sorted(published.items()))
         super().__init__(f"{reason}; published: {counts or 'nothing'}")
         self.exit_code = exit_code
 
@@ -121,33 +133,29 @@ class Stopped(DashError):  # noqa: N818 - named like what a person is told
 def publish(events: Iterable[Event], chain: str, sink: Sink, key: Key = Key.NONE) -> Counter[str]:
     """Send every event to the topic of its type, as it stands, and wait until all are delivered.
 
-    Returns how many messages of each type. Raises Stopped, with the counts per topic, when the source is
+    Returns how many messages of each type. Raises Stopped, with what the broker has acknowledged, when the source is
     wrong, the broker refuses messages or does not answer, or a person interrupts.
     """
     topics = {type_: topic_name(chain, type_) for type_ in TYPES}
+    before = sink.delivered.copy()
     sent: Counter[str] = Counter()
     try:
         for message, line in events:
             sink.send(topics[message.type], line, message_key(message, key))
             sent[message.type] += 1
-        refused = sink.flush()
-    except DashError as error:
-        raise Stopped(str(error), _arrived(sent, topics, sink), error.exit_code) from error
-    except KeyboardInterrupt:
-        raise Stopped("interrupted", _arrived(sent, topics, sink), exit_code=130) from None
-    if refused:
-        reason = f"the broker refused {refused.total():,} of {sent.total():,} messages"
-        raise Stopped(reason, _arrived(sent, topics, sink), exit_code=3)
+        sink.flush()
+    except Unavailable as error:
+        raise Stopped(str(error), sink.delivered - before, error.exit_code) from error
+    except (DashError, KeyboardInterrupt) as error:
+        with suppress(Unavailable):
+            sink.flush()
+        reason, exit_code = ("interrupted", 130) if isinstance(error, KeyboardInterrupt) else (str(error), 2)
+        raise Stopped(reason, sink.delivered - before, exit_code) from error
+    delivered = sink.delivered - before
+    if refused := sent.total() - delivered.total():
+        reason = f"the broker refused {refused:,} of {sent.total():,} messages"
+        raise Stopped(reason, delivered, Unavailable.exit_code)
     return sent
-
-
-def _arrived(sent: Counter[str], topics: dict[str, str], sink: Sink) -> Counter[str]:
-    """How many messages of each topic are in Kafka; 0 of all when nobody can say."""
-    try:
-        refused = sink.flush()
-    except DashError:
-        return Counter()
-    return Counter({topics[type_]: count for type_, count in sent.items()}) - refused
 
 
 def message_key(message: Message, by: Key) -> bytes | None:

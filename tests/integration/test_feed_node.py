@@ -22,7 +22,7 @@ import pytest
 
 from dash_pipeline import market
 from dash_pipeline.chains import Chain, load_chains
-from dash_pipeline.errors import DashError
+from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.feed.exporter import Exporter, ensure_exporter
 from dash_pipeline.feed.follow import Followed, Follower
 from dash_pipeline.feed.live import ENTITIES
@@ -37,12 +37,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.delivered: Counter[str] = Counter()
 
     def send(self, topic: str, value: bytes, key: bytes | None) -> None:
         self.rows.append(msgspec.json.decode(value))
+        self.delivered[topic] += 1
 
-    def flush(self) -> Counter[str]:
-        return Counter()
+    def flush(self) -> None:
+        """Everything has arrived already."""
 
     def of(self, type_: str) -> list[dict[str, Any]]:
         return [row for row in self.rows if row["type"] == type_]
@@ -264,6 +266,28 @@ def test_a_node_of_another_chain(node: Node, program: Path, tmp_path: Path) -> N
     ours = Follower(node.url, ethereum, Recorder(), lambda _: pytest.fail("started"), tmp_path / "trail.json")
     with pytest.raises(DashError, match="chain id 31337, but ethereum is 1"):
         ours.run(once=True)
+
+
+def test_a_node_that_goes_away(chain: Chain, program: Path, home: Path, tmp_path: Path) -> None:
+    sink = Recorder()
+    errors: list[Exception] = []
+
+    def run(url: str) -> None:
+        def start(number: int) -> Exporter:
+            return Exporter(program, url, number, ENTITIES)
+
+        try:
+            Follower(url, chain, sink, start, tmp_path / "trail.json", patience_s=2).run()
+        except Unavailable as error:
+            errors.append(error)
+
+    with market.anvil(home, market.free_port()) as url:
+        Node(url).mine(3)
+        thread = threading.Thread(target=run, args=(url,))
+        thread.start()
+        wait_until(lambda: len(sink.branch()) == 4)
+    thread.join(PATIENCE_S)
+    assert "no new block for 2 s: the node does not answer" in str(errors[0])
 
 
 def test_traces_and_contracts(node: Node, chain: Chain, program: Path, tmp_path: Path) -> None:
