@@ -15,7 +15,7 @@ from dash_pipeline.storage.search.indexes import (
     ensure,
 )
 from dash_pipeline.storage.search.queries import token, top_tokens, wallet_days, wallet_transactions
-from dash_pipeline.storage.search.rebuild import rebuild
+from dash_pipeline.storage.search.rebuilding import rebuild
 
 __all__ = [
     "INDEXES",

@@ -1,7 +1,7 @@
 """Documents, written by the database: each query gives lines for a bulk request, action and document.
 
 Belongs here: one query per index, used by the follower and by the rebuild alike. Does not belong here: which keys are
-asked for (`follower.py`, `rebuild.py`), sums (`rollups.py`), sending (`bulk.py`).
+asked for (`follower.py`, `rebuilding.py`), sums (`rollups.py`), sending (`bulk.py`).
 
 JSON is built in SQL because the lane's thread shares the interpreter: Python only hands bytes from one socket to the
 other. Every line carries a version that was taken before its rows were read, so a writer that was overtaken loses.

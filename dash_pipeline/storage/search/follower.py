@@ -272,7 +272,7 @@ class Follower:
 
     def start(self) -> None:
         """Start following; first what an earlier run left."""
-        self._wake.set()
+        self.wake()
         self._thread.start()
 
     def wake(self) -> None:
@@ -300,6 +300,7 @@ class Follower:
             try:
                 conn = self._connected()
                 self._look(conn)
+                self._ensure_indexes()
                 if stopping and last_id is None:
                     last_id = self._outbox.last_id
                 if more or self._outbox.rows:
@@ -321,11 +322,13 @@ class Follower:
     def _connected(self) -> Connection:
         if self._conn is None:
             self._conn = connect(self._settings)
+        return self._conn
+
+    def _ensure_indexes(self) -> None:
         if not self._indexes_there:
             for name in indexes.ensure(self._settings, [self._chain]):
                 log.info("%s: made; if there are blocks already, `dash-pipeline search rebuild` fills it", name)
             self._indexes_there = True
-        return self._conn
 
     def _disconnect(self) -> None:
         if self._conn is not None:

@@ -220,7 +220,7 @@ def _oriented_price(expression: str) -> str:
 
 
 def _occurrences(token: str) -> str:
-    side = "(SELECT FROM chain.pools o WHERE o.token{} = {} LIMIT 1000)"
+    side = "(SELECT FROM chain.pools o WHERE o.chain = %(chain)s AND o.token{} = {} LIMIT 1000)"
     return f"(SELECT count(*) FROM ({side.format(0, token)} UNION ALL {side.format(1, token)}) o)"
 
 
