@@ -51,6 +51,11 @@ class CodeServer(Server):
         self.name = f"code-{location}"
         self.ports = (self.name,)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Its definitions are loaded with the instance, whose storage is in PostgreSQL."""
+        return ("timescale",)
+
     def prepare(self, place: Place, say: Say) -> Program:
         """A location that does not load is served all the same: the UI then shows why."""
         instance_home(place)
