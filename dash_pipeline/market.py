@@ -102,6 +102,26 @@ def generator(home: Path, url: str, options: Sequence[str]) -> list[str]:
     return ["node", str(home / "main.mjs"), "--rpc", url, *options]
 
 
+def generate(home: Path, url: str, options: Sequence[str]) -> bytes:
+    """Make a market on the node at `url`; its labels, as JSON. Raises DashError when the generator fails."""
+    done = subprocess.run(generator(home, url, options), stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise DashError(f"the generator failed with exit code {done.returncode}; its output is above")
+    return done.stdout
+
+
+@contextmanager
+def live_market(port: int, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A market that is made while the block lasts, a block a second from now on: the node's URL, and the generator."""
+    home, now = install(market_home()), str(int(time.time()))
+    pace = ["--start", now, "--spacing", "1", "--interval", "1", *options]
+    with (
+        anvil(home, port, "--timestamp", now) as url,
+        children.running(generator(home, url, pace), stdout=subprocess.DEVNULL) as process,
+    ):
+        yield url, process
+
+
 def record(program: Path, url: str, folder: Path) -> dict[str, int]:
     """The node's whole chain as `<type>.jsonl.zst`, line by line as ethereum-etl prints it; how many of each type."""
     counts: dict[str, int] = {}
@@ -147,8 +167,7 @@ def record_command(context: typer.Context, folder: Path = RECORDED) -> None:
     program, home = ensure_exporter(print), install(market_home())
     folder.mkdir(parents=True, exist_ok=True)
     with anvil(home, free_port(), "--timestamp", str(RECORDED_START)) as url:
-        options = ["--start", str(RECORDED_START), *context.args]
-        labels = subprocess.run(generator(home, url, options), stdout=subprocess.PIPE, check=True).stdout
+        labels = generate(home, url, ["--start", str(RECORDED_START), *context.args])
         (folder / "labels.json").write_bytes(labels)
         counts = record(program, url, folder)
     for type_ in set(TYPES) - set(counts):
@@ -161,11 +180,13 @@ def record_command(context: typer.Context, folder: Path = RECORDED) -> None:
 def live_command(context: typer.Context, port: int = 8545) -> None:
     """Run a node on PORT and mine a block of the market every second, until it is over or SIGTERM comes."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    home, now = install(market_home()), str(int(time.time()))
-    options = ["--start", now, "--spacing", "1", "--interval", "1", *context.args]
-    with anvil(home, port, "--timestamp", now) as url, children.running(generator(home, url, options)) as process:
+    with live_market(port, *context.args) as (_, process):
         process.wait()
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except DashError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -37,4 +37,7 @@ async function main() {
   console.log(JSON.stringify({ seed, ...(await labels(market)) }, null, 1));
 }
 
-await main();
+main().catch((error) => {
+  console.error(error.message);
+  process.exit(1);
+});
