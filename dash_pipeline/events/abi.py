@@ -277,7 +277,7 @@ EVENTS = (
     ),
 )
 _BY_TOPIC = {bytes.fromhex(event.topic0): event for event in EVENTS}
-_TOPIC0S = pl.Series(list(_BY_TOPIC), dtype=pl.Binary)
+_TOPIC0S = pl.Series(list(_BY_TOPIC), dtype=pl.Binary).implode()
 
 
 def pool_events(logs: pl.DataFrame) -> list[pl.DataFrame]:

@@ -3,7 +3,7 @@
 Belongs here: the arithmetic. Does not belong here: which word is which field (`abi.py`).
 
 A column of integers is a matrix of limbs (rows, 16) int64, most significant first: the value of a row is
-`sum(limb[i] * 65536 ** (15 - i))`. Limbs may be negative, so that signed words and differences are no case of their own.
+`sum(limb[i] * 65536 ** (15 - i))`. Limbs may be negative, so signed words and differences are no case of their own.
 """
 
 from __future__ import annotations
