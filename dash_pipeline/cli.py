@@ -192,6 +192,101 @@ def demo(
         raise typer.Exit(1)
 
 
+search_app = typer.Typer(no_args_is_help=True, help="Ask the search indexes, or build them again.")
+app.add_typer(search_app, name="search")
+
+ChainOption = Annotated[str, typer.Option(help="The chain's name in the registry.")]
+SizeOption = Annotated[int, typer.Option(min=1, max=1000, help="How many to show at most.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@search_app.command("token")
+def search_token(
+    address: Annotated[str, typer.Argument(help="The token's contract, 0x...")],
+    chain: ChainOption = "ethereum",
+    json: JsonOption = False,
+) -> None:
+    """Show a token: price, change, volume, trades and liquidity over the chain's last hour, day and week."""
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import search
+    from dash_pipeline.storage.search import show
+
+    found = search.token(search.client(load_settings()), chain, address)
+    if found is None:
+        raise DashError(f"no token {address} on {chain} in the index")
+    if json:
+        out.print_json(data=found)
+    else:
+        out.print(show.token_table(found))
+
+
+@search_app.command("top")
+def search_top(
+    window: Annotated[str, typer.Option(help="1h, 24h or 7d.")] = "7d",
+    by: Annotated[str, typer.Option(help="change, volume, volume_quote, trades or liquidity_change.")] = "change",
+    min_liquidity: Annotated[float, typer.Option(min=0, help="In the token's quote token.")] = 0,
+    size: SizeOption = 10,
+    chain: ChainOption = "ethereum",
+    json: JsonOption = False,
+) -> None:
+    """Show the tokens that lead a chain's last hour, day or week."""
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import search
+    from dash_pipeline.storage.search import show
+
+    found = search.top_tokens(search.client(load_settings()), chain, window, by, size, min_liquidity)
+    if json:
+        out.print_json(data=found)
+    else:
+        out.print(show.tokens_table(found, window, by))
+
+
+@search_app.command("wallet")
+def search_wallet(
+    wallet: Annotated[str, typer.Argument(help="The wallet or contract, 0x...")],
+    days: Annotated[int, typer.Option(min=1, max=1000, help="Active days to show at most.")] = 7,
+    size: SizeOption = 10,
+    chain: ChainOption = "ethereum",
+    json: JsonOption = False,
+) -> None:
+    """Show what a wallet did: its last active days and its newest transactions."""
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import search
+    from dash_pipeline.storage.search import show
+
+    client = search.client(load_settings())
+    active = search.wallet_days(client, chain, wallet, days)
+    newest = search.wallet_transactions(client, chain, wallet, size)
+    if json:
+        out.print_json(data={"days": active, "transactions": newest})
+    else:
+        out.print(show.wallet_days_table(active))
+        out.print(show.transactions_table(newest))
+
+
+@search_app.command("rebuild")
+def search_rebuild(
+    index: Annotated[str, typer.Argument(help="transactions, token-performance or wallet-activity.")],
+    chain: Annotated[str, typer.Option(help="Only this chain; all without.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Build an index again from TimescaleDB and swap it in; searches and lanes go on meanwhile."""
+    from dash_pipeline.feed import show
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import search
+
+    with show.bars(err) as progress:
+        written = search.rebuild(
+            load_settings(), index, chain or None, lambda done, total: progress(f"{index}: blocks", done, total)
+        )
+    documents = {name: one.documents for name, one in written.items()}
+    if json:
+        out.print_json(data=documents)
+    else:
+        for name, count in documents.items():
+            out.print(f"{index}-{name}: {count:,} documents", highlight=False)
+
+
 def main() -> None:
     """Run the command line; a DashError becomes its one line and its exit code."""
     try:
