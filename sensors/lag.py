@@ -25,7 +25,7 @@ from dagster import (
     SkipReason,
     sensor,
 )
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG
 
 from assets.ingestion.ingest import drain_name
@@ -53,6 +53,8 @@ LIMITS_TAG = "dash/limits"
 OBSERVE_EVERY_S = 60.0
 # How long a run may take beyond its own limit before run monitoring ends it: start, last commits, checks.
 _GRACE_S = 300
+# Not Dagster's IN_PROGRESS_RUN_STATUSES: those leave out the runs that wait in the queue.
+_LIVE_STATUSES = [status for status in DagsterRunStatus if status not in FINISHED_STATUSES]
 # Failures in a row that are counted; with more, a chain rests as long as it may anyway.
 _FAILURES = 8
 
@@ -122,7 +124,7 @@ def run_request(lane: Lane, values: Settings) -> RunRequest:
 
 def live_lanes(instance: DagsterInstance, chains: Iterable[str]) -> list[Lane]:
     """The lanes of runs that are queued, starting, running or being stopped."""
-    runs = instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES, tags={CHAIN_TAG: list(chains)}))
+    runs = instance.get_runs(RunsFilter(statuses=_LIVE_STATUSES, tags={CHAIN_TAG: list(chains)}))
     return [Lane.from_tag(run.tags[PARTITIONS_TAG]) for run in runs if PARTITIONS_TAG in run.tags]
 
 

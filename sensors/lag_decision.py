@@ -14,8 +14,8 @@ from dash_pipeline.microbatch.lanes import Lane, lane, plan_lanes
 from dash_pipeline.topics import Partition, chain_topics
 
 # A chain whose runs fail is tried again after these seconds, doubled with each failure in a row.
-FIRST_REST_S = 10.0
-LONGEST_REST_S = 600.0
+FIRST_REST_S = 5.0
+LONGEST_REST_S = 300.0
 # Partitions and topics that one reason names; the rest are counted.
 _NAMED = 5
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from dagster import (
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     Definitions,
     SensorResult,
@@ -14,6 +15,7 @@ from dagster import (
     build_sensor_context,
     validate_run_config,
 )
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.test_utils import create_run_for_test
 
 from dash_pipeline.definitions import build_defs
@@ -135,12 +137,28 @@ def test_a_lost_cursor_loses_nothing(defs: Definitions, instance: DagsterInstanc
     assert with_cursor.run_requests == without.run_requests
 
 
-@pytest.mark.parametrize("status", [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING])
-def test_a_run_in_progress_is_a_live_lane(
+LIVE = [
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+
+
+@pytest.mark.parametrize("status", LIVE)
+def test_a_run_that_waits_or_runs_is_a_live_lane(
     defs: Definitions, instance: DagsterInstance, status: DagsterRunStatus
 ) -> None:
-    request = run_request(lane("anvil", PLACES), settings())
-    create_run_for_test(instance, job_name="ingest_anvil", tags=request.tags, status=status)
+    location = RegisteredCodeLocationOrigin("ingestion")
+    instance.add_run(
+        DagsterRun(
+            job_name="ingest_anvil",
+            tags=run_request(lane("anvil", PLACES), settings()).tags,
+            status=status,
+            remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), "ingest_anvil"),
+        )
+    )
     assert [one.all() for one in live_lanes(instance, ["anvil", "bsc"])] == [sorted(PLACES)]
     result = tick(defs, instance)
     assert isinstance(result, SensorResult)
