@@ -133,7 +133,7 @@ class Checker:
         for rule in rules.BLOCK_CHECKS:
             upto = self._settling.settled(committed, rules.topics_of(rule, self._chain), quiet=quiet)
             if upto is None:
-                context.log.info(f"{rule.name}: no block has settled yet, its topics are behind")
+                context.log.info(f"{self._chain}: {rule.name} has no settled block to judge")
                 continue
             verdict = rules.judge(conn, rule, self._chain, rules.clip(ranges, upto))
             if verdict.judged:

@@ -30,6 +30,7 @@ from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
 from dash_pipeline.microbatch.lanes import Lane, lane
 from dash_pipeline.settings import settings
+from dash_pipeline.storage.tables import TABLES
 from dash_pipeline.topics import chain_topics
 from resources.kafka import KafkaResource
 from resources.lanes import LaneResource
@@ -139,7 +140,8 @@ def _report(context: AssetExecutionContext, chain: str, done: "Checkpoint", chec
 
 
 def _results(context: AssetExecutionContext, chain: str, done: "Checkpoint") -> Iterator[MaterializeResult[Any]]:
-    for table, rows in done.rows.items():
+    """The tables with new rows, in TABLES' order: Dagster wants what a table is decoded from before the table."""
+    for table in TABLES:
         key = table_key(chain, table)
-        if rows and key in context.selected_asset_keys:
+        if done.rows.get(table) and key in context.selected_asset_keys:
             yield MaterializeResult(asset_key=key, metadata=run_metadata(done, table))
