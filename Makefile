@@ -18,7 +18,8 @@ down: venv ## stop every process that demo started
 	$(DASH) down
 
 test: venv ## all tests: unit, integration on real servers, end to end
-	$(PY) -m pytest tests
+	@deployments/local/browser.sh
+	$(PY) -m pytest tests/unit tests/integration tests/e2e
 
 bench: venv ## every figure of the README
 	$(PY) -m benchmarks

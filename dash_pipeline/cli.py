@@ -170,6 +170,7 @@ def offsets(
 def demo(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the ingestion at most.")] = 300,
+    live: Annotated[bool, typer.Option("--live", help="Mine a market now instead of the recorded one.")] = False,
 ) -> None:
     """Start everything, feed the recorded market through it, and show what came out. Exit code 1 if counts disagree."""
     import msgspec
@@ -182,6 +183,10 @@ def demo(
     stack = Stack.at()
     with shown_on(err) as started:
         stack.up(progress=started)
+    if live:
+        with show.line(err) as say:
+            show.print_report(it.live_demo(stack, say), out)
+        return
     with show.bars(err) as progress:
         outcome = it.demo(stack, progress, lambda text: err.print(text, highlight=False), timeout)
     if json:

@@ -15,20 +15,26 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
+from dash_pipeline.chains import load_chains
 from dash_pipeline.errors import Unavailable
 from dash_pipeline.feed import files
+from dash_pipeline.feed.follow import Followed
+from dash_pipeline.feed.live import LiveReport, live
 from dash_pipeline.feed.replay import Progress, Report, replay
-from dash_pipeline.market import RECORDED
+from dash_pipeline.feed.show import followed_line
+from dash_pipeline.market import RECORDED, free_port, live_market
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.servers.dagster import graphql
 from dash_pipeline.stack.status import lag
+from dash_pipeline.storage.search import indexes
 from dash_pipeline.storage.search.bulk import client, opensearch_errors
 from dash_pipeline.storage.search.indexes import INDEXES
-from dash_pipeline.storage.timescale import connect
+from dash_pipeline.storage.timescale import connect, forget_chain
 from dash_pipeline.topics import TYPES
 
 CHAIN = "anvil"
+LIVE_CHAIN = "anvil_live"
 RATE = 4_000.0
 
 _POLL_S = 0.5
@@ -68,6 +74,25 @@ def demo(stack: Stack, progress: Progress, say: Callable[[str], None], timeout_s
         say("waiting for the search indexes")
         _wait_for_index(conn, timeout_s)
         return _outcome(stack, settings, conn, report)
+
+
+def live_demo(stack: Stack, say: Callable[[str], None]) -> LiveReport:
+    """Mine a market, a block a second, and stream it through the platform until it is over or SIGINT comes."""
+    settings = stack.settings()
+    with connect(settings) as conn:
+        # Every live market is a chain of its own that begins at block 0 under the same name.
+        forget_chain(conn, LIVE_CHAIN)
+        with opensearch_errors():
+            indexes.delete(client(settings), LIVE_CHAIN)
+        indexes.ensure(settings, [LIVE_CHAIN])
+
+        def tell(followed: Followed) -> None:
+            stored = _count(conn, "chain.blocks WHERE chain = %s", LIVE_CHAIN)
+            say(f"{followed_line(followed)}, {stored:,} blocks ingested; watch {settings.dagster_url}/runs")
+
+        with live_market(free_port()) as (url, _):
+            chain = load_chains(settings.chains_file)[LIVE_CHAIN]
+            return live(settings, url, chain, from_block=0, tell=tell, say=say)
 
 
 def _wait_for_index(conn: psycopg.Connection[Any], timeout_s: float) -> None:

@@ -36,6 +36,8 @@ RECORDED = SOURCES / "recorded"
 ACCOUNTS, ETHER_EACH = 60, 1_000_000
 START_S = 10.0
 BATCH_S = 60.0
+# Another one than the recorded market's: `anvil_live` in the registry.
+LIVE_CHAIN_ID = 31_338
 # As small as it gets: the recording is in the repository, and is made rarely.
 ZSTD_LEVEL = 19
 ZSTD_WINDOW_LOG = 26
@@ -116,7 +118,7 @@ def live_market(port: int, *options: str) -> Iterator[tuple[str, subprocess.Pope
     home, now = install(market_home()), str(int(time.time()))
     pace = ["--start", now, "--spacing", "1", "--interval", "1", *options]
     with (
-        anvil(home, port, "--timestamp", now) as url,
+        anvil(home, port, "--timestamp", now, "--chain-id", str(LIVE_CHAIN_ID)) as url,
         children.running(generator(home, url, pace), stdout=subprocess.DEVNULL) as process,
     ):
         yield url, process

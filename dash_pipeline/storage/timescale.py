@@ -273,14 +273,15 @@ def known_blocks(conn: Connection, chain: str, heights: Iterable[int], from_heig
 
 def write_tree(conn: Connection, chain: str, announced: pl.DataFrame, outcome: Outcome) -> dict[bytes, datetime]:
     """Write what became of the blocks: `announced` are the arriving ones (block_hash, block_number, parent_hash, ts,
-    seen_ms, topic, partition, offset), `outcome` what was decided. Returns the timestamps of those that changed."""
+    seen_ms, topic, partition, offset; oldest first), `outcome` what was decided. Returns the timestamps of those that
+    changed."""
     with conn.cursor() as cursor:
         cursor.execute("CREATE TEMP TABLE IF NOT EXISTS announced (LIKE ops.block_tree) ON COMMIT DELETE ROWS")
         with cursor.copy(
             "COPY announced (chain, block_hash, block_number, parent_hash, ts, status, seen_ms, topic, partition,"
             ' "offset", updated_at) FROM STDIN'
         ) as copy:
-            for row in announced.unique("block_hash", keep="last").iter_rows(named=True):
+            for row in announced.unique("block_hash", keep="last", maintain_order=True).iter_rows(named=True):
                 copy.write_row((chain, row["block_hash"], row["block_number"], row["parent_hash"], row["ts"],
                                 Status.UNSEEN.value, row["seen_ms"], row["topic"], row["partition"], row["offset"],
                                 "now"))  # fmt: skip
@@ -288,7 +289,8 @@ def write_tree(conn: Connection, chain: str, announced: pl.DataFrame, outcome: O
             "INSERT INTO ops.block_tree AS t SELECT * FROM announced ON CONFLICT (chain, block_hash) DO UPDATE SET"
             " parent_hash = excluded.parent_hash, ts = excluded.ts, topic = excluded.topic,"
             ' partition = excluded.partition, "offset" = excluded."offset", updated_at = clock_timestamp(),'
-            " seen_ms = greatest(t.seen_ms, excluded.seen_ms)"
+            " seen_ms = excluded.seen_ms"
+            ' WHERE t.seen_ms IS NULL OR (t.seen_ms, t."offset") <= (excluded.seen_ms, excluded."offset")'
         )
         changed = {block_hash: after for block_hash, (_, after) in outcome.changed.items()}
         cursor.execute(
@@ -361,3 +363,17 @@ def write_outbox(
 def unindexed(conn: Connection) -> frozenset[str]:
     """Chains with committed micro-batches that the search indexes do not show yet."""
     return frozenset(chain for (chain,) in conn.execute("SELECT DISTINCT chain FROM ops.search_outbox"))
+
+
+def forget_chain(conn: Connection, chain: str) -> None:
+    """Delete everything known of a chain, for local chains that begin anew under the same name."""
+    with conn.transaction():
+        lock_chain(conn, chain, exclusive=True)
+        tables = conn.execute(
+            "SELECT c.table_schema, c.table_name FROM information_schema.columns c"
+            " JOIN information_schema.tables t USING (table_schema, table_name)"
+            " WHERE c.column_name = 'chain' AND c.table_schema IN ('chain', 'side', 'ops')"
+            " AND t.table_type = 'BASE TABLE'"
+        ).fetchall()
+        for table in tables:
+            conn.execute(sql.SQL("DELETE FROM {} WHERE chain = %s").format(sql.Identifier(*table)), (chain,))

@@ -118,7 +118,7 @@ def test_a_rest_without_lag_is_not_mentioned() -> None:
 
 @pytest.mark.parametrize(
     ("failures", "since_s", "rest_s"),
-    [(0, 0, 0), (1, 0, 10), (1, 4, 6), (1, 60, 0), (2, 0, 20), (4, 0, 80), (8, 0, LONGEST_REST_S)],
+    [(0, 0, 0), (1, 0, 5), (1, 4, 1), (1, 60, 0), (2, 0, 10), (4, 0, 40), (8, 0, LONGEST_REST_S)],
 )
 def test_the_rest_doubles_with_each_failure(failures: int, since_s: float, rest_s: float) -> None:
     assert rest_after(failures, since_s) == rest_s

@@ -1,0 +1,49 @@
+"""What the README's first command does, on the test stack: the recorded market through runs that sensors start."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from dash_pipeline.demo import CHAIN, Outcome, demo, show
+from dash_pipeline.feed.replay import silent
+from dash_pipeline.stack import Stack
+from dash_pipeline.stack.servers.dagster import graphql
+
+_RUNS = "{ runsOrError { ... on Runs { results { jobName status tags { key value } } } } }"
+
+
+@pytest.fixture(scope="module")
+def outcome(platform: Stack) -> Outcome:
+    return demo(platform, silent, lambda text: None)
+
+
+def test_every_message_is_a_row_and_every_transaction_a_document(outcome: Outcome) -> None:
+    assert outcome.agrees, outcome
+    assert outcome.published > 50_000
+    assert outcome.derived["pool_events"] > 10_000
+    assert outcome.derived["pools"] >= 20
+    assert outcome.documents["token-performance"] > 20
+    assert outcome.documents["wallet-activity"] > 60
+    assert outcome.dead_letters == 0
+
+
+def test_sensors_started_the_runs(platform: Stack, outcome: Outcome) -> None:
+    runs = graphql(platform.place, _RUNS)["runsOrError"]["results"]
+    tags = [{tag["key"]: tag["value"] for tag in run["tags"]} for run in runs if run["jobName"] == f"ingest_{CHAIN}"]
+    assert tags
+    assert {tag.get("dagster/sensor_name") for tag in tags} == {"lag_sensor"}
+
+
+def test_feeding_it_again_changes_nothing(platform: Stack, outcome: Outcome) -> None:
+    again = demo(platform, silent, lambda text: None)
+    assert again.agrees
+    assert (again.tables, again.derived, again.documents) == (outcome.tables, outcome.derived, outcome.documents)
+
+
+def test_the_closing_table(outcome: Outcome) -> None:
+    console = Console(record=True, width=160, quiet=True)
+    show(outcome, console)
+    text = console.export_text()
+    assert f"{outcome.published:,} events" in text
+    assert outcome.ui in text

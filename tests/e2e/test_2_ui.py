@@ -1,0 +1,91 @@
+"""The UI in a browser, after the demo: the asset graph with the topics at its left, and an asset with its plots.
+
+DASH_SCREENSHOTS names a folder to keep the pictures in (the README's are docs/ui-*.png).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from dash_pipeline.demo import CHAIN, demo
+from dash_pipeline.feed.replay import silent
+from dash_pipeline.stack import Stack
+
+WAIT_S = 90
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+        "--window-size=1680,1050", f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def ui(platform: Stack) -> str:
+    demo(platform, silent, lambda text: None)
+    return platform.settings().dagster_url
+
+
+@pytest.fixture
+def keep(browser: webdriver.Chrome, tmp_path: Path) -> Callable[[str], None]:
+    """Keep a picture of the page as it is now."""
+    folder = Path(os.environ.get("DASH_SCREENSHOTS") or tmp_path)
+
+    def picture(name: str) -> None:
+        assert browser.save_screenshot(str(folder / f"ui-{name}.png"))
+
+    return picture
+
+
+def see(browser: webdriver.Chrome, text: str) -> WebElement:
+    """Wait until an element with this text is shown."""
+
+    def shown(driver: webdriver.Chrome) -> WebElement | None:
+        found = driver.find_elements(By.XPATH, f"//*[contains(normalize-space(text()), '{text}')]")
+        return next((element for element in found if element.is_displayed()), None)
+
+    element = WebDriverWait(browser, WAIT_S).until(shown)
+    assert element is not None
+    return element
+
+
+def test_the_graph_starts_at_the_topics(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
+    browser.get(
+        f"{ui}/asset-groups/?asset-selection=key%3A%22{CHAIN}%2Flogs%22%2B%20or%20%2Bkey%3A%22{CHAIN}%2Flogs%22"
+    )
+    topic = see(browser, f"kafka / {CHAIN} / logs")
+    table = see(browser, f"{CHAIN} / logs")
+    keep("lineage")
+    assert topic.rect["x"] < table.rect["x"]
+
+
+def test_an_ingested_table_has_plots(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
+    browser.get(f"{ui}/assets/{CHAIN}/logs?view=plots")
+    see(browser, "latency end_to_end p50, ms")
+    see(browser, "lane events per s")
+    WebDriverWait(browser, WAIT_S).until(lambda driver: driver.find_elements(By.TAG_NAME, "canvas"))
+    keep("plots")
+
+
+def test_the_runs_are_there(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
+    browser.get(f"{ui}/runs")
+    see(browser, f"ingest_{CHAIN}")
+    keep("runs")

@@ -1,0 +1,170 @@
+"""Everything is killed, again and again, while events flow: nothing is lost, nothing is doubled, the index is whole.
+
+Kills are SIGKILL, at random moments, of a run, the broker, the database, the index and the daemon. The order is random
+but every kind comes up; the seed is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from dash_pipeline import topics
+from dash_pipeline.feed import files
+from dash_pipeline.feed.wait import end_offsets, missing
+from dash_pipeline.kafka import confluent_options
+from dash_pipeline.market import RECORDED
+from dash_pipeline.settings import Settings
+from dash_pipeline.stack import Stack
+from dash_pipeline.storage import timescale
+from dash_pipeline.storage.search.bulk import client
+from dash_pipeline.topics import TYPES, topic_name
+
+KILLS = 20
+CHAIN = "polygon"  # no other end-to-end test feeds it
+TARGETS = ("run", "kafka", "timescale", "opensearch", "daemon")
+BETWEEN_S = (2.0, 7.0)
+SETTLE_S = 420
+
+
+def runs() -> list[int]:
+    """Processes that execute a lane's run."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"execute_run" in command and b"ingest_" + CHAIN.encode() in command:
+            found.append(int(process.name))
+    return found
+
+
+class Feed(threading.Thread):
+    """Publishes the recorded market slowly enough to last through the kills; its producer never gives up."""
+
+    def __init__(self, settings: Settings, done: threading.Event) -> None:
+        super().__init__(name="feed")
+        self.sent: Counter[str] = Counter()
+        self._done = done
+        self._producer = Producer(
+            confluent_options(settings)
+            | {"enable.idempotence": True, "message.timeout.ms": 600_000, "queue.buffering.max.messages": 1_000_000}
+        )
+
+    def run(self) -> None:
+        recorded = [path for path in RECORDED.iterdir() if path.name.endswith(files.SUFFIXES)]
+        for i, (message, line) in enumerate(files.merged(recorded)):
+            if i % 100 == 0 and not self._done.is_set():
+                time.sleep(0.15)
+            self._producer.produce(topic_name(CHAIN, message.type), line)
+            self._producer.poll(0)
+            self.sent[message.type] += 1
+        assert self._producer.flush(300) == 0
+
+
+def kill(stack: Stack, target: str) -> bool:
+    """SIGKILL; whether there was something to kill."""
+    if target != "run":
+        stack.kill(target)
+        return True
+    found = runs()
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return bool(found)
+
+
+@pytest.mark.parametrize("seed", [int(os.environ.get("DASH_KILL_SEED") or random.SystemRandom().randrange(10**6))])
+def test_nothing_is_lost_or_doubled(platform: Stack, seed: int) -> None:
+    settings, dice, killed = platform.settings(), random.Random(seed), Counter[str]()
+    topics.ensure(settings, [CHAIN])
+    done = threading.Event()
+    feed = Feed(settings, done)
+    feed.start()
+    order = list(TARGETS) * (KILLS // len(TARGETS))
+    dice.shuffle(order)
+    while order:
+        time.sleep(dice.uniform(*BETWEEN_S))
+        target = order.pop(0)
+        if target != "run":
+            platform.wait_ready(target)
+        if kill(platform, target):
+            killed[target] += 1
+        else:
+            order.append(target)  # no run is alive at the moment: its turn comes later
+            order.sort(key=lambda _: dice.random())
+    done.set()
+    feed.join(400)
+    assert not feed.is_alive()
+    for target in TARGETS[1:]:
+        platform.wait_ready(target, 120)
+    print(f"seed {seed}: {killed.total()} kills: {dict(killed)}")
+    settle(settings)
+    check(settings, feed.sent)
+    assert killed.total() >= KILLS
+
+
+def settle(settings: Settings) -> None:
+    """Wait until all is committed and indexed."""
+    deadline = time.monotonic() + SETTLE_S
+    targets = end_offsets(settings, [topic_name(CHAIN, type_) for type_ in TYPES])
+    while True:
+        with timescale.connect(settings) as conn:
+            behind = missing(targets, timescale.committed_offsets(conn))
+            if not behind and CHAIN not in timescale.unindexed(conn):
+                return
+        assert time.monotonic() < deadline, f"behind: {dict(behind)}"
+        time.sleep(1)
+
+
+def check(settings: Settings, sent: Counter[str]) -> None:
+    """Rows equal messages, no key twice, no dead letters; the index holds every transaction with all its logs."""
+    with timescale.connect(settings) as conn:
+
+        def count(what: str, table: str) -> int:
+            row = conn.execute(f"SELECT count({what}) FROM chain.{table} WHERE chain = %s", (CHAIN,)).fetchone()
+            return int(row[0]) if row else 0
+
+        keys = {
+            "blocks": "block_hash", "transactions": "tx_hash", "logs": "(block_hash, log_index)",
+            "token_transfers": "(block_hash, log_index)", "traces": "(block_hash, trace_id)", "contracts": "address",
+        }  # fmt: skip
+        rows = {table: count("*", table) for table in keys}
+        assert rows == {TYPES[type_]: n for type_, n in sent.items()}
+        assert {table: count(f"DISTINCT {key}", table) for table, key in keys.items()} == rows
+        assert conn.execute(
+            "SELECT count(*) FROM ops.dead_letters WHERE topic LIKE %s", (f"{CHAIN}.%",)
+        ).fetchone() == (0,)
+        logs = dict(
+            conn.execute(
+                "SELECT '0x' || encode(tx_hash, 'hex'), count(*) FROM chain.logs WHERE chain = %s GROUP BY 1", (CHAIN,)
+            ).fetchall()
+        )
+    opensearch = client(settings)
+    opensearch.indices.refresh(index="transactions")
+    found = {}
+    after: list[str] = []
+    while True:
+        body = {
+            "size": 2000,
+            "query": {"term": {"chain": CHAIN}},
+            "sort": [{"tx_hash": "asc"}],
+            "_source": ["tx_hash", "logs"],
+        }
+        hits = opensearch.search(index="transactions", body=body | ({"search_after": after} if after else {}))["hits"][
+            "hits"
+        ]
+        if not hits:
+            break
+        found |= {hit["_source"]["tx_hash"]: len(hit["_source"].get("logs") or ()) for hit in hits}
+        after = hits[-1]["sort"]
+    assert len(found) == rows["transactions"]
+    assert {tx: n for tx, n in found.items() if n} == logs
