@@ -18,6 +18,7 @@ def test_the_registry_in_the_package() -> None:
         "avalanche": 43114,
         "polygon": 137,
         "anvil": 31337,
+        "anvil_live": 31338,
     }
     assert chains["ethereum"].genesis_hash is not None
     assert chains["ethereum"].genesis_hash.startswith("0xd4e56740")
