@@ -27,6 +27,9 @@ from dash_pipeline.storage.timescale import DeadLetter, Writer
 from dash_pipeline.topics import TYPES, Partition
 
 _TYPE_OF = {topic: type_ for type_, topic in TYPES.items()}
+_ORDER = {type_: place for place, type_ in enumerate(TYPES)}
+# What PostgreSQL says of a value that it cannot hold; the latter two are too long for an index, or nested too deeply.
+_NOT_STORABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
 @dataclass
@@ -100,11 +103,13 @@ def commit(
 ) -> Committed:
     """Commit a batch: its blocks, then its other rows. Raises Fenced when another run owns one of the partitions.
 
-    `publish` is called with the dead letters before their transaction ends: a crash may publish one twice, never lose it.
+    `publish` is called with the dead letters before their transaction ends: a crash may publish one twice, and loses
+    none.
     """
     done = Committed()
     blocks = [part for part in parts if part.type == "block"]
-    others = [part for part in parts if part.type != "block"]
+    # Every lane goes through the tables in the same order: two that need each other's locks would end in a deadlock.
+    others = sorted((part for part in parts if part.type != "block"), key=lambda part: _ORDER[part.type])
     for group, write in ((blocks, _write_blocks), (others, _write_rows)):
         if not group:
             continue
@@ -143,15 +148,21 @@ def _write_rows(
         done.letters += part.letters
         frame = _with_time(part, times, done.letters)
         aside = []
-        for block_hash, number, ts in frame.select("block_hash", "block_number", "ts").unique("block_hash").iter_rows():
+        mistimed = False
+        blocks = frame.select("block_hash", "block_number", "ts").unique(["block_hash", "ts"])
+        for block_hash, number, row_ts in blocks.iter_rows():
+            ts = times.setdefault(block_hash, row_ts)
+            mistimed |= ts != row_ts
             if block_hash not in status:
                 status[block_hash] = Status.UNSEEN if number in taken else Status.PROVISIONAL
                 fresh[block_hash] = (block_hash, number, ts, status[block_hash])
             touched[block_hash] = ts
             if status[block_hash] not in IN_TABLES:
                 aside.append(block_hash)
+        if mistimed:  # a block has one time: its rows must be found by it
+            frame = frame.with_columns(ts=_block_time(times))
         if aside:
-            there = pl.col("block_hash").is_in(pl.Series(aside, dtype=pl.Binary))
+            there = pl.col("block_hash").is_in(pl.Series(aside, dtype=pl.Binary).implode())
             _insert(writer, part, frame.filter(there), done, aside=True)
             frame = frame.filter(~there)
         _insert(writer, part, frame, done, aside=False)
@@ -166,16 +177,20 @@ def _with_time(part: Part, times: Mapping[bytes, datetime], letters: list[DeadLe
     frame = part.frame
     if not frame["ts"].null_count():
         return frame
-    found = pl.col("block_hash").replace_strict(
-        pl.Series(list(times), dtype=pl.Binary),
-        pl.Series(list(times.values()), dtype=pl.Datetime("us", "UTC")),
-        default=None,
-        return_dtype=pl.Datetime("us", "UTC"),
-    )
-    frame = frame.with_columns(pl.coalesce("ts", found) if times else pl.col("ts"))
-    for position in frame.filter(pl.col("ts").is_null())[MESSAGE]:
-        letters.append(letter(part.source, position, "block_timestamp is missing or null, and the block is not stored"))
+    if times:
+        frame = frame.with_columns(ts=pl.coalesce("ts", _block_time(times)))
+    letters += [
+        letter(part.source, position, "block_timestamp is missing or null, and the block is not stored")
+        for position in frame.filter(pl.col("ts").is_null())[MESSAGE]
+    ]
     return frame.filter(pl.col("ts").is_not_null())
+
+
+def _block_time(times: Mapping[bytes, datetime]) -> pl.Expr:
+    """The block's timestamp by its hash, null where it is not known."""
+    dtype = pl.Datetime("us", "UTC")
+    hashes, values = pl.Series(list(times), dtype=pl.Binary), pl.Series(list(times.values()), dtype=dtype)
+    return pl.col("block_hash").replace_strict(hashes, values, default=None, return_dtype=dtype)
 
 
 def _insert(writer: Writer, part: Part, frame: pl.DataFrame, done: Committed, *, aside: bool) -> None:
@@ -196,11 +211,11 @@ def _insert(writer: Writer, part: Part, frame: pl.DataFrame, done: Committed, *,
 def _insert_table(
     writer: Writer, table: Table, frame: pl.DataFrame, part: Part, done: Committed, *, aside: bool
 ) -> pl.DataFrame:
-    """Insert; a value that the database refuses makes its message a dead letter, found by halving. Returns what went in."""
+    """Insert; a value that the database refuses makes its message a dead letter, found by halving. What went in."""
     insert = writer.insert_aside if aside else writer.insert
     try:
         count = insert(table, [frame])
-    except psycopg.DataError as error:
+    except _NOT_STORABLE as error:
         if frame.height == 1:
             reason = f"not storable: {str(error).splitlines()[0]}"
             done.letters.append(letter(part.source, frame[MESSAGE][0], reason))
@@ -224,7 +239,7 @@ def _write_blocks(
     done = Committed()
     for part in parts:
         done.letters += part.letters
-    announced = pl.concat([_announced(part) for part in parts])
+    announced = pl.concat([_announced(part) for part in parts]).sort("seen_ms", "offset", maintain_order=True)
     if not announced.height:
         return done, {}
     conn = writer.conn
@@ -298,7 +313,7 @@ def _refusals(parts: Sequence[Part], announced: pl.DataFrame, outcome: Outcome) 
 def _store_blocks(writer: Writer, parts: Sequence[Part], outcome: Outcome, done: Committed) -> None:
     """The block rows themselves, each in the schema its branch belongs to."""
     gone = [block_hash for block_hash, status in outcome.standing.items() if status not in IN_TABLES]
-    aside = pl.col("block_hash").is_in(pl.Series(gone, dtype=pl.Binary))
+    aside = pl.col("block_hash").is_in(pl.Series(gone, dtype=pl.Binary).implode())
     for part in parts:
         _insert(writer, part, part.frame.filter(~aside), done, aside=False)
         _insert(writer, part, part.frame.filter(aside), done, aside=True)
