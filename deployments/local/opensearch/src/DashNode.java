@@ -7,11 +7,15 @@ import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.TreeMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.function.UnaryOperator;
+import org.apache.lucene.analysis.Analyzer;
+import org.apache.lucene.analysis.th.ThaiTokenizer;
 import org.opensearch.OpenSearchSecurityException;
 import org.opensearch.Version;
+import org.opensearch.analysis.common.CommonAnalysisModulePlugin;
 import org.opensearch.common.logging.LogConfigurator;
 import org.opensearch.common.settings.KeyStoreWrapper;
 import org.opensearch.common.settings.Settings;
@@ -19,6 +23,9 @@ import org.opensearch.common.util.concurrent.ThreadContext;
 import org.opensearch.core.common.io.stream.NamedWriteableRegistry;
 import org.opensearch.core.rest.RestStatus;
 import org.opensearch.env.Environment;
+import org.opensearch.index.analysis.AnalyzerProvider;
+import org.opensearch.index.analysis.PreBuiltAnalyzerProviderFactory;
+import org.opensearch.indices.analysis.AnalysisModule.AnalysisProvider;
 import org.opensearch.node.InternalSettingsPreparer;
 import org.opensearch.node.Node;
 import org.opensearch.plugins.ActionPlugin;
@@ -44,7 +51,7 @@ import org.opensearch.transport.client.node.NodeClient;
 public final class DashNode extends Node {
     private static final Map<String, String> MODULES = Map.of(
         "transport-netty4", "org.opensearch.transport.Netty4ModulePlugin",
-        "analysis-common", "org.opensearch.analysis.common.CommonAnalysisModulePlugin",
+        "analysis-common", AnalysisPlugin.class.getName(),
         "lang-painless", "org.opensearch.painless.PainlessModulePlugin",
         "mapper-extras", "org.opensearch.index.mapper.MapperExtrasModulePlugin",
         "reindex", "org.opensearch.index.reindex.ReindexModulePlugin",
@@ -54,6 +61,29 @@ public final class DashNode extends Node {
 
     private DashNode(Environment environment, Collection<PluginInfo> plugins) {
         super(environment, plugins, true);
+    }
+
+    /**
+     * The usual analyzers, without the Thai one where the Java runtime has no rules for Thai.
+     *
+     * <p>Every analyzer is built for every index, used or not: with that one, a small runtime could make no index at all.
+     */
+    public static final class AnalysisPlugin extends CommonAnalysisModulePlugin {
+        @Override
+        public Map<String, AnalysisProvider<AnalyzerProvider<? extends Analyzer>>> getAnalyzers() {
+            Map<String, AnalysisProvider<AnalyzerProvider<? extends Analyzer>>> analyzers = new TreeMap<>(super.getAnalyzers());
+            analyzers.keySet().removeIf(AnalysisPlugin::cannotBeBuilt);
+            return analyzers;
+        }
+
+        @Override
+        public List<PreBuiltAnalyzerProviderFactory> getPreBuiltAnalyzerProviderFactories() {
+            return super.getPreBuiltAnalyzerProviderFactories().stream().filter(one -> !cannotBeBuilt(one.getName())).toList();
+        }
+
+        private static boolean cannotBeBuilt(String analyzer) {
+            return analyzer.equals("thai") && !ThaiTokenizer.DBBI_AVAILABLE;
+        }
     }
 
     /** HTTP requests need the user's name and password; the node-to-node port serves nobody, as there is one node. */
