@@ -16,7 +16,7 @@ from typing import Any
 from dash_pipeline.chains import QuoteToken
 from dash_pipeline.storage.search.fields import hex_text, select_list
 from dash_pipeline.storage.search.indexes import EMBEDDED_SKIP, LOG_SKIP, WINDOWS
-from dash_pipeline.storage.search.rollups import BUSY_ROWS, DAY, HORIZON, WALLET_SUMS, WALLET_TOTALS, Blocks
+from dash_pipeline.storage.search.rollups import BUSY_ROWS, DAY, HORIZON, WALLET_SUMS, WALLET_TOTALS, Blocks, hash_joins
 from dash_pipeline.storage.tables import LOGS, POOL_EVENTS, TOKEN_TRANSFERS, TRANSACTIONS
 from dash_pipeline.storage.timescale import Connection
 
@@ -107,7 +107,8 @@ def transaction_lines(conn: Connection, chain: str, blocks: Blocks, version: int
         params = {"chain": chain, "blocks": hashes, "day": blocks.day, "version": version}
         # Deletions first: what becomes canonical between the two statements ends as a document.
         yield from _stream(conn, _ORPHAN_LINES, params)
-        yield from _stream(conn, _TRANSACTION_LINES, params)
+        with hash_joins(conn):
+            yield from _stream(conn, _TRANSACTION_LINES, params)
 
 
 # ---------------------------------------------------------------------------------------------- wallets
@@ -122,7 +123,7 @@ _WALLET_LINES = f"""{WALLET_TOTALS}
 SELECT CASE WHEN w.first_seen IS NULL THEN {_line("delete", _WALLET_ID, hex_text("w.wallet"), None)}
  ELSE {_line("index", _WALLET_ID, hex_text("w.wallet"), "d")} END, CASE WHEN w.fresh > %(busy)s THEN w.wallet END
 FROM totals w CROSS JOIN LATERAL (SELECT %(chain)s::text AS chain, {hex_text("w.wallet")} AS wallet,
- (%(day)s::timestamptz)::date AS day, {_WALLET_COLUMNS}, coalesce(cardinality(w.tokens), 0) AS tokens,
+ (%(day)s::timestamptz)::date AS day, {_WALLET_COLUMNS}, cardinality(w.tokens) AS tokens,
  w.first_seen, w.last_seen) d
 """
 

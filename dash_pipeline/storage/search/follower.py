@@ -243,7 +243,7 @@ class Follower:
     Several may follow the same chain (a lane each): they take turns.
     """
 
-    def __init__(self, settings: Settings, chain: str, interval_s: float = 0.25) -> None:
+    def __init__(self, settings: Settings, chain: str, interval_s: float = 0.5) -> None:
         """`interval_s`: at least that long from one cycle's start to the next; a block that several batches touch in
         the meantime is written once."""
         registered = load_chains(settings.chains_file).get(chain)
@@ -304,7 +304,9 @@ class Follower:
                 if stopping and last_id is None:
                     last_id = self._outbox.last_id
                 if more or self._outbox.rows:
-                    more = follow_once(conn, self._opensearch, self._chain, self._quotes).more
+                    progress = follow_once(conn, self._opensearch, self._chain, self._quotes)
+                    more = progress.more
+                    log.debug("%s: %s in %.2f s", self._chain, progress, time.monotonic() - started)
                     self._look(conn)
                 rest, pause = self._interval_s - (time.monotonic() - started), self._interval_s
             except Exception as error:

@@ -11,7 +11,8 @@ row appears. Whoever calls holds the chain's lock (`follower.py`), so nobody els
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -74,6 +75,15 @@ def touched(conn: Connection, chain: str, blocks: Blocks) -> Touched:
     return Touched(wallets, tokens, (pools, minutes))
 
 
+@contextmanager
+def hash_joins(conn: Connection) -> Iterator[None]:
+    """For statements that join rows of the same blocks: the newest chunk has no statistics yet, and a planner that
+    expects one row of it joins thousands to thousands by trying every pair."""
+    with conn.transaction():
+        conn.execute("SET LOCAL enable_nestloop = off")
+        yield
+
+
 # ---------------------------------------------------------------------------------------------- swaps by sender
 
 _SWAP_SENDERS = f"""
@@ -92,22 +102,25 @@ DELETE FROM rollup.swap_senders s WHERE {_IN_BLOCKS}
 
 def refresh_swap_senders(conn: Connection, chain: str, blocks: Blocks) -> None:
     """Count the swaps of these blocks by who sent their transactions."""
-    conn.execute(_SWAP_SENDERS, {"chain": chain, "blocks": blocks.hashes, "day": blocks.day})
+    with hash_joins(conn):
+        conn.execute(_SWAP_SENDERS, {"chain": chain, "blocks": blocks.hashes, "day": blocks.day})
 
 
 # ---------------------------------------------------------------------------------------------- candles
 
 # V2 tells reserves, V3 the price and the liquidity in range, from which virtual reserves follow; both then give a
 # price (token1 per token0) and a depth. A mint or burn moves liquidity at the same price.
+# A minute without events is kept out of the table: after a reorg there may be none left.
 _MINUTES = f"""
 WITH k AS MATERIALIZED (
  SELECT pool, minute FROM unnest(%(pools)b::bytea[], %(minutes)b::timestamptz[]) k(pool, minute)),
 e AS (
- SELECT e.pool, k.minute, e.event, e.ts, e.amount0_f, e.amount1_f, (e.block_number << 24) + e.log_index AS at,
+ SELECT k.pool, k.minute, e.event, e.ts, e.amount0_f, e.amount1_f, (e.block_number << 24) + e.log_index AS at,
   CASE WHEN sqrt_price_x96 > 0 THEN (sqrt_price_x96 / 79228162514264337593543950336)::float8 END AS root,
   e.liquidity::float8 AS liquidity, e.reserve0_f, e.reserve1_f
- FROM k JOIN chain.pool_events e ON e.pool = k.pool AND e.ts >= k.minute AND e.ts < k.minute + interval '1 minute'
- WHERE e.chain = %(chain)s AND e.ts >= %(day)s AND e.ts < %(day)s + interval '1 day' AND e.event IN ({_EVENTS})),
+ FROM k LEFT JOIN chain.pool_events e
+  ON e.pool = k.pool AND e.ts >= k.minute AND e.ts < k.minute + interval '1 minute' AND e.chain = %(chain)s
+  AND e.ts >= %(day)s AND e.ts < %(day)s + interval '1 day' AND e.event IN ({_EVENTS})),
 p AS (
  SELECT pool, minute, event, ts, amount0_f, amount1_f, at,
   CASE WHEN event = 'sync' THEN reserve0_f WHEN event = 'swap' AND root > 0 THEN liquidity / root END AS reserve0,
@@ -116,35 +129,34 @@ p AS (
    ELSE root * root END AS price
  FROM e),
 fresh AS MATERIALIZED (
- SELECT %(chain)s::text AS chain, pool, 60 AS seconds, minute AS ts,
+ SELECT pool, minute AS ts, count(event) > 0 AS found,
   first(price, at) FILTER (WHERE price IS NOT NULL) AS open, max(price) AS high, min(price) AS low,
   last(price, at) FILTER (WHERE price IS NOT NULL) AS close,
   coalesce(sum(abs(amount0_f)) FILTER (WHERE event = 'swap'), 0) AS volume0,
   coalesce(sum(abs(amount1_f)) FILTER (WHERE event = 'swap'), 0) AS volume1,
-  count(*) FILTER (WHERE event = 'swap')::int4 AS trades, count(*) FILTER (WHERE event = 'mint')::int4 AS mints,
-  count(*) FILTER (WHERE event = 'burn')::int4 AS burns,
+  count(*) FILTER (WHERE event = 'swap') AS trades, count(*) FILTER (WHERE event = 'mint') AS mints,
+  count(*) FILTER (WHERE event = 'burn') AS burns,
   last(reserve0, at) FILTER (WHERE reserve0 IS NOT NULL) AS reserve0,
   last(reserve1, at) FILTER (WHERE reserve1 IS NOT NULL) AS reserve1,
   max(ts) FILTER (WHERE event = 'swap') AS last_trade
  FROM p GROUP BY pool, minute),
-{{write}}
 """
 
 _HOURS = """
 WITH k AS MATERIALIZED (
- SELECT DISTINCT pool, date_trunc('hour', minute) AS minute
+ SELECT DISTINCT pool, date_trunc('hour', minute) AS hour
  FROM unnest(%(pools)b::bytea[], %(minutes)b::timestamptz[]) k(pool, minute)),
 fresh AS MATERIALIZED (
- SELECT %(chain)s::text AS chain, c.pool, 3600 AS seconds, k.minute AS ts,
-  first(open, ts) FILTER (WHERE open IS NOT NULL) AS open, max(high) AS high, min(low) AS low,
-  last(close, ts) FILTER (WHERE close IS NOT NULL) AS close, sum(volume0) AS volume0, sum(volume1) AS volume1,
-  sum(trades)::int4 AS trades, sum(mints)::int4 AS mints, sum(burns)::int4 AS burns,
-  last(reserve0, ts) FILTER (WHERE reserve0 IS NOT NULL) AS reserve0,
-  last(reserve1, ts) FILTER (WHERE reserve1 IS NOT NULL) AS reserve1, max(last_trade) AS last_trade
- FROM k JOIN rollup.pool_candles c ON c.pool = k.pool AND c.ts >= k.minute AND c.ts < k.minute + interval '1 hour'
- WHERE c.chain = %(chain)s AND c.seconds = 60 AND c.ts >= %(day)s AND c.ts < %(day)s + interval '1 day'
- GROUP BY c.pool, k.minute),
-{write}
+ SELECT k.pool, k.hour AS ts, count(c.ts) > 0 AS found,
+  first(open, c.ts) FILTER (WHERE open IS NOT NULL) AS open, max(high) AS high, min(low) AS low,
+  last(close, c.ts) FILTER (WHERE close IS NOT NULL) AS close, sum(volume0) AS volume0, sum(volume1) AS volume1,
+  sum(trades) AS trades, sum(mints) AS mints, sum(burns) AS burns,
+  last(reserve0, c.ts) FILTER (WHERE reserve0 IS NOT NULL) AS reserve0,
+  last(reserve1, c.ts) FILTER (WHERE reserve1 IS NOT NULL) AS reserve1, max(last_trade) AS last_trade
+ FROM k LEFT JOIN rollup.pool_candles c
+  ON c.pool = k.pool AND c.ts >= k.hour AND c.ts < k.hour + interval '1 hour' AND c.chain = %(chain)s
+  AND c.seconds = 60 AND c.ts >= %(day)s AND c.ts < %(day)s + interval '1 day'
+ GROUP BY k.pool, k.hour),
 """
 
 _CANDLE_COLUMNS = (
@@ -152,16 +164,14 @@ _CANDLE_COLUMNS = (
     "last_trade",
 )  # fmt: skip
 
-# Candles without events are no candles: after a reorg there may be none left.
-_WRITE = f"""
+_WRITE_CANDLES = f"""
 written AS (
  INSERT INTO rollup.pool_candles (chain, pool, seconds, ts, {", ".join(_CANDLE_COLUMNS)})
- SELECT chain, pool, seconds, ts, {", ".join(_CANDLE_COLUMNS)} FROM fresh
+ SELECT %(chain)s, pool, %(seconds)s, ts, {", ".join(_CANDLE_COLUMNS)} FROM fresh WHERE found
  ON CONFLICT (chain, pool, seconds, ts) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _CANDLE_COLUMNS)})
-DELETE FROM rollup.pool_candles c USING k
- WHERE c.chain = %(chain)s AND c.pool = k.pool AND c.seconds = {{seconds}} AND c.ts = k.minute
+DELETE FROM rollup.pool_candles c USING fresh f
+ WHERE NOT f.found AND c.chain = %(chain)s AND c.pool = f.pool AND c.seconds = %(seconds)s AND c.ts = f.ts
  AND c.ts >= %(day)s AND c.ts < %(day)s + interval '1 day'
- AND NOT EXISTS (SELECT FROM fresh f WHERE f.pool = k.pool AND f.ts = k.minute)
 """
 
 
@@ -171,8 +181,8 @@ def refresh_candles(conn: Connection, chain: str, day: datetime, minutes: tuple[
     if not pools:
         return
     params = {"chain": chain, "day": day, "pools": pools, "minutes": starts}
-    conn.execute(_MINUTES.format(write=_WRITE.format(seconds=60)), params)
-    conn.execute(_HOURS.format(write=_WRITE.format(seconds=3600)), params)
+    conn.execute(_MINUTES + _WRITE_CANDLES, params | {"seconds": 60})
+    conn.execute(_HOURS + _WRITE_CANDLES, params | {"seconds": 3600})
 
 
 # ---------------------------------------------------------------------------------------------- windows of pools
@@ -308,7 +318,7 @@ WALLET_SUMS = ("tx_sent", "tx_received", "tx_failed", "value_out", "value_in", "
 
 def _moves(kind: str, table: str, key: str, token: str, value: str, fee: str, n: str) -> str:
     return (
-        f"SELECT k.wallet, '{kind}' AS kind, r.ts, {token} AS token, {value} AS value, {fee} AS fee, {n} AS n"
+        f"SELECT k.wallet, k.since, '{kind}' AS kind, r.ts, {token} AS token, {value} AS value, {fee} AS fee, {n} AS n"
         f" FROM k JOIN {table} r ON r.{key} = k.wallet AND r.ts >= k.since"
         " WHERE r.chain = %(chain)s AND r.ts >= %(day)s AND r.ts < %(until)s"
     )
@@ -319,14 +329,18 @@ _VALUE = f"CASE WHEN {_FAILED} THEN 0 ELSE r.value END"
 _FEE = "r.receipt_gas_used::numeric * coalesce(r.receipt_effective_gas_price, r.gas_price)"
 _NOTHING = "NULL::numeric"
 _TRANSACTIONS, _TRANSFERS = "chain.transactions", "chain.token_transfers"
+_PREFIX = "p.chain = %(chain)s AND p.day = (%(day)s::timestamptz)::date AND p.wallet ="
 
 #: SQL: `totals`, what each of %(wallets)s did on %(day)s before %(until)s, and `fresh`, the rows read for that.
+#: A row per wallet whether it did anything or not (kind `key`), so that nothing has to be joined back to the keys.
 WALLET_TOTALS = f"""
 WITH k AS MATERIALIZED (
  SELECT w.wallet, coalesce(p.upto, %(day)s) AS since FROM unnest(%(wallets)b::bytea[]) w(wallet)
- LEFT JOIN rollup.wallet_prefixes p
-  ON p.chain = %(chain)s AND p.day = (%(day)s::timestamptz)::date AND p.wallet = w.wallet),
+ LEFT JOIN rollup.wallet_prefixes p ON {_PREFIX} w.wallet),
 moves AS (
+ SELECT wallet, since, 'key' AS kind, NULL::timestamptz AS ts, NULL::bytea AS token, NULL::numeric AS value,
+  NULL::numeric AS fee, 0 AS n FROM k
+ UNION ALL
  {_moves("sent", _TRANSACTIONS, "from_address", "NULL::bytea", _VALUE, _FEE, f"{_FAILED}::int4")}
  UNION ALL
  {_moves("received", _TRANSACTIONS, "to_address", "NULL::bytea", _VALUE, _NOTHING, "0")}
@@ -337,7 +351,7 @@ moves AS (
  UNION ALL
  {_moves("swap", "rollup.swap_senders", "wallet", "NULL::bytea", _NOTHING, _NOTHING, "r.swaps")}),
 sums AS (
- SELECT wallet, count(*) AS fresh, count(*) FILTER (WHERE kind = 'sent') AS tx_sent,
+ SELECT wallet, min(since) AS since, count(ts) AS fresh, count(*) FILTER (WHERE kind = 'sent') AS tx_sent,
   count(*) FILTER (WHERE kind = 'received') AS tx_received,
   coalesce(sum(n) FILTER (WHERE kind = 'sent'), 0) AS tx_failed,
   coalesce(sum(value) FILTER (WHERE kind = 'sent'), 0) AS value_out,
@@ -348,14 +362,11 @@ sums AS (
   min(ts) AS first_seen, max(ts) AS last_seen
  FROM moves GROUP BY wallet),
 totals AS (
- SELECT k.wallet, k.since, coalesce(s.fresh, 0) AS fresh,
-  {", ".join(f"coalesce(s.{c}, 0) + coalesce(p.{c}, 0) AS {c}" for c in WALLET_SUMS)},
+ SELECT s.wallet, s.since, s.fresh, {", ".join(f"s.{c} + coalesce(p.{c}, 0) AS {c}" for c in WALLET_SUMS)},
   CASE WHEN p.tokens IS NULL THEN s.tokens WHEN s.tokens <@ p.tokens THEN p.tokens
    ELSE ARRAY(SELECT DISTINCT unnest(s.tokens || p.tokens)) END AS tokens,
   least(s.first_seen, p.first_seen) AS first_seen, greatest(s.last_seen, p.last_seen) AS last_seen
- FROM k LEFT JOIN sums s USING (wallet)
- LEFT JOIN rollup.wallet_prefixes p
-  ON p.chain = %(chain)s AND p.day = (%(day)s::timestamptz)::date AND p.wallet = k.wallet)
+ FROM sums s LEFT JOIN rollup.wallet_prefixes p ON {_PREFIX} s.wallet)
 """
 
 _PREFIX_COLUMNS = ("upto", *WALLET_SUMS, "tokens", "first_seen", "last_seen")
