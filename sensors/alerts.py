@@ -27,7 +27,7 @@ def failure_alerts() -> SensorDefinition:
         description="Logs failed runs and posts them to the webhook of their owner (`DASH_ALERT_WEBHOOKS`).",
     )
     def alert(context: RunFailureSensorContext) -> None:
-        message = describe(context.dagster_run, context.failure_event.message or "", settings().dagster_url)
+        message = describe(context.dagster_run, _reason(context), settings().dagster_url)
         context.log.error(message["text"])
         url = webhook(message["owner"], settings().alert_webhooks)
         if url is None:
@@ -39,6 +39,17 @@ def failure_alerts() -> SensorDefinition:
             context.log.warning(f"the webhook of {message['owner']} did not take the alert: {error}")
 
     return alert
+
+
+def _reason(context: RunFailureSensorContext) -> str:
+    """What the first failed step says; the run's own message only names the step."""
+    for event in context.get_step_failure_events():
+        failed = event.step_failure_data
+        if failed.user_failure_data and failed.user_failure_data.description:
+            return failed.user_failure_data.description
+        if failed.error:
+            return (failed.error.cause or failed.error).message
+    return context.failure_event.message or "no reason given"
 
 
 def describe(run: DagsterRun, error: str, dagster_url: str) -> dict[str, str]:

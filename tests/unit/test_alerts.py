@@ -80,6 +80,7 @@ def test_a_failed_run_is_posted(environment: pytest.MonkeyPatch, received: tuple
     assert message["job"] == "broken_job"
     assert message["url"] == f"http://127.0.0.1:3000/runs/{message['run_id']}"
     assert message["text"].startswith("broken_job failed: ")
+    assert message["error"] == "RuntimeError: broken on purpose"
     assert "\n" not in message["text"]
 
 
