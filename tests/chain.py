@@ -129,7 +129,7 @@ class Topics:
                     times,
                     np.full(count, partition, np.int64),
                     np.arange(start, start + count, dtype=np.int64),
-                )  # fmt: skip
+                )
             )
         total = sum(len(t.values) for t in topics)
         size = sum(len(v) for t in topics for v in t.values)

@@ -145,7 +145,7 @@ def ends(consumer: Consumer, partitions: Iterable[Partition]) -> dict[Partition,
 
 
 def tell_group(consumer: Consumer, offsets: Mapping[Partition, int]) -> None:
-    """Commit to Kafka's own group, for the tools that read lag there. Nothing depends on it, so nothing waits for it."""
+    """Commit to Kafka's own group, for the tools that read lag there. Nothing depends on it or waits for it."""
     consumer.commit(offsets=[TopicPartition(t, p, o) for (t, p), o in offsets.items()], asynchronous=True)
 
 

@@ -38,6 +38,11 @@ log = logging.getLogger(__name__)
 _AHEAD = 2
 _POLL_S = 0.05
 _TELL_EVERY_S = 1.0
+# Between two tries; doubled every time up to the longest.
+_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+# A failure after that long without messages is another one.
+_CALM_S = 5.0
 # A block whose parent has not come by then belongs to another chain, or to a fork that was not sent whole.
 DETACHED_FOR_S = 30.0
 
@@ -118,35 +123,38 @@ class _Run:
         self.latency, self.latency_total = Latency(), Latency()
         self.lag_before = 0
         self.started = time.monotonic()
+        self.failing_since: float | None = None
+        self.pause = _PAUSE_S
 
     def loop(self) -> Checkpoint:
         self.follower.start()
         # What is there now lives as long as the run; collecting it again and again would only add pauses.
         gc.collect()
         gc.freeze()
-        failing_since: float | None = None
-        pause = 0.1
         while True:
             try:
                 self._connect()
-                failing_since, pause = None, 0.1
                 self._drain()
                 break
             except (Unavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
-                line = str(error).strip().splitlines()[0]
-                failing_since = failing_since or time.monotonic()
-                if time.monotonic() - failing_since > self.settings.retry_for_s:
+                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.failing_since = self.failing_since or time.monotonic()
+                if time.monotonic() - self.failing_since > self.settings.retry_for_s:
                     raise Unavailable(f"{line} (tried for {self.settings.retry_for_s:g} s; nothing is lost)") from error
-                log.warning("%s; trying again in %.1f s", line, pause)
+                log.warning("%s; trying again in %.1f s", line, self.pause)
                 self._disconnect()
-                time.sleep(pause)
-                pause = min(pause * 2, 5.0)
+                time.sleep(self.pause)
+                self.pause = min(self.pause * 2, _LONGEST_PAUSE_S)
         self.follower.close(drain_timeout_s=30)
         self._checkpoint(last=True)
         return self.total.checkpoint(
             time.monotonic() - self.started, self.next, self.lag_before, self._lag(), self.latency_total.take(),
             self.follower.behind_s,
         )  # fmt: skip
+
+    def _all_is_well(self) -> None:
+        """Being connected is not enough to say so: a database with a full disk lets everybody in."""
+        self.failing_since, self.pause = None, _PAUSE_S
 
     def _connect(self) -> None:
         self.conn = db.connect(self.settings)
@@ -198,12 +206,15 @@ class _Run:
                 if item is not None:
                     self._commit(*item)
                     ahead.committed = self.next
+                    self._all_is_well()
                     idle_since, swept = time.monotonic(), False
                 elif now - idle_since >= self.limits.idle_timeout_s:
                     return
                 elif now - idle_since >= min(DETACHED_FOR_S, self.limits.idle_timeout_s / 2) and not swept:
                     self._sweep()
                     swept = True
+                if now - idle_since >= _CALM_S:
+                    self._all_is_well()
                 if now - last_checkpoint >= self.limits.checkpoint_s and self.recent.messages:
                     self._checkpoint()
                     last_checkpoint = now
@@ -235,7 +246,7 @@ class _Run:
 
     def _sweep(self) -> None:
         assert self.conn is not None
-        refused = db.give_up_detached(self.conn, self.lane.chain, DETACHED_FOR_S, self.run_id)
+        refused = db.give_up_detached(self.conn, self.lane.chain, DETACHED_FOR_S, self.run_id, self.publisher.publish)
         if refused:
             log.error(
                 "%s: %d blocks refused: their parents never came; see ops.dead_letters",
@@ -306,9 +317,9 @@ class _Account:
 
 
 class _Reader:
-    """Reads and decodes ahead of the commits, in a thread that has the consumer to itself: a second thread that asks the
-    same client for anything waits for ever. Its errors are raised by `get`. Keeps `ends` at what the fetches report, and
-    tells Kafka's group of `committed`."""
+    """Reads and decodes ahead of the commits, in a thread that has the consumer to itself: a second thread that asks
+    the same client for anything waits for ever. Its errors are raised by `get`. Keeps `ends` at what the fetches
+    report, and tells Kafka's group of `committed`."""
 
     def __init__(
         self, consumer: Consumer, chain: str, settings: Settings, limits: Limits, ends: dict[Partition, int]

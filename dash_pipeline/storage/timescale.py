@@ -5,7 +5,7 @@ Belongs here: SQL. Does not belong here: what is decided between statements (`da
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -327,23 +327,33 @@ def write_reorg(conn: Connection, chain: str, outcome: Outcome, restored: int, r
     )  # fmt: skip
 
 
-def give_up_detached(conn: Connection, chain: str, after_s: float, run_id: str) -> int:
-    """Refuse blocks whose parent has not come for `after_s` seconds: dead letters that name both hashes."""
+def give_up_detached(
+    conn: Connection, chain: str, after_s: float, run_id: str, publish: Callable[[list[DeadLetter]], None]
+) -> int:
+    """Refuse blocks whose parent has not come for `after_s` seconds: dead letters that name both hashes. How many."""
     with conn.transaction():
         lock_chain(conn, chain, exclusive=True)
-        return conn.execute(
+        rows = conn.execute(
             "WITH refused AS (UPDATE ops.block_tree SET status = 'refused', updated_at = clock_timestamp()"
             "  WHERE chain = %s AND status = 'detached' AND updated_at < clock_timestamp() - %s * interval '1 second'"
             "  RETURNING *)"
-            ' INSERT INTO ops.dead_letters (topic, partition, "offset", reason, payload_bytes, record_ts, run_id)'
-            ' SELECT r.topic, r.partition, r."offset", format(\'block %%s 0x%%s contradicts the stored block 0x%%s and'
-            " its parent 0x%%s is not known: another chain''s block, or a fork that was not sent whole',"
-            "  r.block_number, encode(r.block_hash, 'hex'), coalesce(encode(c.block_hash, 'hex'), '?'),"
-            "  encode(r.parent_hash, 'hex')), 0, to_timestamp(r.seen_ms / 1000.0), %s"
-            " FROM refused r LEFT JOIN ops.block_tree c ON c.chain = r.chain AND c.block_number = r.block_number"
-            "  AND c.status = 'canonical' ON CONFLICT DO NOTHING",
-            (chain, after_s, run_id),
-        ).rowcount
+            ' SELECT r.topic, r.partition, r."offset", r.seen_ms, r.block_number, r.block_hash, r.parent_hash,'
+            " c.block_hash FROM refused r LEFT JOIN ops.block_tree c ON c.chain = r.chain"
+            " AND c.block_number = r.block_number AND c.status = 'canonical' ORDER BY r.block_number",
+            (chain, after_s),
+        ).fetchall()
+        letters = [
+            DeadLetter(
+                topic, partition, offset, seen_ms, b"",
+                f"block {number} 0x{block.hex()} contradicts the stored block 0x{stored.hex() if stored else '?'} and"
+                f" its parent 0x{parent.hex()} is not known: another chain's block, or a fork that was not sent whole",
+            )
+            for topic, partition, offset, seen_ms, number, block, parent, stored in rows
+        ]  # fmt: skip
+        if letters:
+            write_dead_letters(conn, letters, run_id)
+            publish(letters)
+    return len(letters)
 
 
 def write_outbox(

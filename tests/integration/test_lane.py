@@ -1,0 +1,461 @@
+"""A lane's whole run on real servers: from the broker to committed rows, through what goes wrong on the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from dash_pipeline import topics
+from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.feed.wait import end_offsets
+from dash_pipeline.kafka import confluent_options
+from dash_pipeline.microbatch import consume
+from dash_pipeline.microbatch.drain import Checkpoint, Limits, drain
+from dash_pipeline.microbatch.lanes import Lane, lane, plan_lanes
+from dash_pipeline.settings import Settings
+from dash_pipeline.stack import Stack
+from dash_pipeline.storage import timescale as db
+from dash_pipeline.storage.migrate import upgrade
+from dash_pipeline.storage.tables import TABLES
+from dash_pipeline.storage.timescale import Fenced
+from dash_pipeline.topics import DEAD_LETTERS, TYPES, Partition
+from tests.chain import ROWS, Messages, block, branch, merge
+
+PARTITIONS = 2
+QUICK = Limits(idle_timeout_s=1.5, max_run_s=120, checkpoint_s=1)
+SMALL = Limits(idle_timeout_s=3, max_run_s=120, batch_rows=40, checkpoint_s=1)
+PATIENCE_S = 90
+
+
+@pytest.fixture(scope="module")
+def migrated(database: Settings) -> Settings:
+    upgrade(database)
+    return database
+
+
+@dataclass
+class Market:
+    """A chain of the test's own on the broker and in the database."""
+
+    settings: Settings
+    chain: str
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+
+    def topic(self, type_: str) -> str:
+        return topics.topic_name(self.chain, type_)
+
+    def produce(self, messages: Mapping[str, list[bytes]]) -> int:
+        """In order; messages of one topic go round its partitions."""
+        options = confluent_options(self.settings) | {"message.max.bytes": 20 << 20, "linger.ms": 1}
+        producer = Producer(options)
+        failed: list[Any] = []
+        sent = 0
+        for type_, values in messages.items():
+            count = 1 if type_ in topics.SINGLE else PARTITIONS
+            for i, value in enumerate(values):
+                producer.produce(
+                    self.topic(type_),
+                    value,
+                    partition=i % count,
+                    on_delivery=lambda e, _: failed.append(e) if e else None,
+                )
+                sent += 1
+                if sent % 10_000 == 0:
+                    producer.flush(30)
+        assert producer.flush(60) == 0
+        assert failed == []
+        return sent
+
+    def ends(self) -> dict[Partition, int]:
+        return end_offsets(self.settings, topics.chain_topics(self.chain))
+
+    def partitions(self) -> list[Partition]:
+        return sorted(self.ends())
+
+    def lane(self, *numbers: int) -> Lane:
+        """The lane of these partition numbers, of all without any."""
+        return lane(self.chain, (p for p in self.partitions() if not numbers or p[1] in numbers))
+
+    def drain(self, limits: Limits = QUICK, run: str = "run", of: Lane | None = None, **other: Any) -> Checkpoint:
+        settings = self.settings.model_copy(update=other)
+        return drain(settings, of or self.lane(), limits, run, self.checkpoints.append)
+
+    def query(self, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with db.connect(self.settings) as conn:
+            return conn.execute(text, parameters).fetchall()
+
+    def counts(self) -> dict[str, int]:
+        return {t: self.query(f"SELECT count(*) FROM chain.{t} WHERE chain = %s", self.chain)[0][0] for t in TABLES}
+
+    def letters(self) -> list[tuple[str, int, int, str]]:
+        return self.query(
+            'SELECT topic, partition, "offset", reason FROM ops.dead_letters WHERE topic LIKE %s'
+            ' ORDER BY topic, partition, "offset"',
+            f"{self.chain}.%",
+        )
+
+    def lag(self) -> int:
+        with db.connect(self.settings) as conn:
+            committed = db.committed_offsets(conn)
+        ends = self.ends()
+        return sum(end - committed.get(partition, 0) for partition, end in ends.items())
+
+    def check(self, blocks: int) -> None:
+        """All rows of that many blocks are there, once, and nothing is left to read."""
+        assert self.counts() == {name: count * blocks for name, count in ROWS.items()}
+        assert self.lag() == 0
+
+
+@pytest.fixture
+def market(migrated: Settings, unique: Callable[[str], str]) -> Market:
+    market = Market(migrated, unique("c"))
+    topics.ensure(migrated, [market.chain], PARTITIONS)
+    return market
+
+
+@pytest.fixture
+def admin(settings: Settings) -> AdminClient:
+    return AdminClient(confluent_options(settings))
+
+
+def whole(blocks: list[tuple[str, Messages]]) -> Messages:
+    return merge(messages for _, messages in blocks)
+
+
+def dead_letter_messages(settings: Settings, chain: str) -> list[Message]:
+    """The chain's messages on the dead-letter topic."""
+    options = confluent_options(settings) | {"group.id": "test", "fetch.message.max.bytes": 30 << 20}
+    consumer = Consumer(options)
+    try:
+        place = TopicPartition(DEAD_LETTERS, 0)
+        first, end = consumer.get_watermark_offsets(place, 10)
+        consumer.assign([TopicPartition(DEAD_LETTERS, 0, first)])
+        found: list[Message] = []
+        deadline = time.monotonic() + 30
+        while not found or (found[-1].offset() or 0) + 1 < end:
+            assert time.monotonic() < deadline
+            message = consumer.poll(1)
+            if message is not None:
+                assert message.error() is None
+                found.append(message)
+    finally:
+        consumer.close()
+    return [m for m in found if dict(m.headers() or [])["topic"].decode().startswith(f"{chain}.")]
+
+
+class Background:
+    """A drain in a thread."""
+
+    def __init__(self, call: Callable[[], Checkpoint]) -> None:
+        self.result: Checkpoint | None = None
+        self.error: BaseException | None = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._call()
+        except BaseException as error:
+            self.error = error
+
+    def join(self) -> None:
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive(), "the run hangs"
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+# --- a good day
+
+
+def test_a_stream_from_end_to_end(market: Market) -> None:
+    sent = market.produce(whole(branch("A", 0, 19, "-")))
+    done = market.drain()
+    market.check(20)
+    assert done.messages == sent
+    assert done.rows == {name: 20 * count for name, count in ROWS.items()}
+    assert (done.lag_before, done.lag_after, done.dead_letters, done.reorgs) == (sent, 0, 0, 0)
+    assert done.heights == (0, 19)
+    assert done.offsets == {f"{t}/{p}": end for (t, p), end in market.ends().items()}
+    assert set(done.latency) == {"ingestion", "processing", "output", "end_to_end"}
+    assert all(0 <= v["p50"] <= v["p95"] <= v["p99"] for v in done.latency.values())
+    assert sum(c.messages for c in market.checkpoints) == sent
+    assert sum(c.rows.get("logs", 0) for c in market.checkpoints) == 20 * ROWS["logs"]
+
+
+def test_a_run_goes_on_where_the_last_ended_and_takes_what_comes_meanwhile(market: Market) -> None:
+    market.produce(whole(branch("A", 0, 4, "-")))
+    market.drain()
+    market.produce(whole(branch("A", 5, 9, "A4")))
+    run = Background(lambda: market.drain(Limits(idle_timeout_s=3, checkpoint_s=1), "second"))
+    wait_for(lambda: market.counts()["logs"] == 10 * ROWS["logs"], "the second run reads what waited")
+    market.produce(whole(branch("A", 10, 12, "A9")))
+    run.join()
+    assert run.error is None
+    assert run.result is not None
+    assert run.result.heights == (5, 12)
+    market.check(13)
+    assert {
+        r for (r,) in market.query("SELECT run_id FROM ops.stream_offsets WHERE topic = %s", market.topic("log"))
+    } == {"second"}
+
+
+def test_two_lanes_at_once_on_a_chain_that_forks(market: Market) -> None:
+    market.produce(whole([*branch("A", 0, 30, "-"), *branch("B", 21, 40, "A20")]))
+    runs = [Background(lambda n=n: market.drain(SMALL, f"lane {n}", market.lane(n))) for n in range(PARTITIONS)]
+    for run in runs:
+        run.join()
+        assert run.error is None
+    market.check(41)
+    side = market.query("SELECT count(*) FROM side.logs WHERE chain = %s", market.chain)
+    assert side == [(10 * ROWS["logs"],)]
+
+
+def test_a_run_ends_when_its_time_is_up(market: Market) -> None:
+    market.produce(whole(branch("A", 0, 3, "-")))
+    began = time.monotonic()
+    market.drain(Limits(idle_timeout_s=60, max_run_s=2))
+    assert time.monotonic() - began < 20
+    market.check(4)
+
+
+# --- bad messages
+
+
+def test_dead_letters_are_whole_on_their_topic_and_the_lane_goes_on(market: Market) -> None:
+    large = b'{"type": "log", "data": "0x' + b"ab" * (5 << 20) + b'"}'
+    bad = [b"not json", b"\xff\x00", large]
+    good = block("A0", "-")
+    market.produce({"log": [bad[0], *good["log"], *bad[1:]]})
+    market.produce({t: v for t, v in good.items() if t != "log"})
+    market.produce(whole(branch("A", 1, 2, "A0")))
+    done = market.drain()
+    market.check(3)
+    assert done.dead_letters == 3
+    letters = market.letters()
+    assert len(letters) == 3
+    found = {m.value(): {k: v.decode() for k, v in m.headers() or []} for m in
+             dead_letter_messages(market.settings, market.chain)}  # fmt: skip
+    assert found.keys() == set(bad)
+    assert {(h["topic"], int(h["partition"]), int(h["offset"]), h["reason"]) for h in found.values()} == set(letters)
+    assert found[large]["reason"] == f"message of {len(large)} bytes, at most {8 << 20} are taken"
+    ((kept, size),) = market.query(
+        "SELECT payload, payload_bytes FROM ops.dead_letters WHERE topic LIKE %s AND payload_bytes > 1000000",
+        f"{market.chain}.%",
+    )
+    assert (kept, size) == (large[: db.PAYLOAD_KEPT], len(large))
+
+
+def test_a_message_without_a_value(market: Market) -> None:
+    producer = Producer(confluent_options(market.settings))
+    producer.produce(market.topic("log"), None, key=b"k", partition=0)
+    assert producer.flush(10) == 0
+    market.produce(block("A0", "-"))
+    market.drain()
+    market.check(1)
+    assert len(market.letters()) == 1
+
+
+# --- topics
+
+
+def test_partitions_added_while_a_run_goes_on_are_not_lost(market: Market, admin: AdminClient) -> None:
+    market.produce(whole(branch("A", 0, 4, "-")))
+    old = market.lane()
+    run = Background(lambda: market.drain(Limits(idle_timeout_s=3), "old", old))
+    (future,) = admin.create_partitions([NewPartitions(market.topic("log"), 4)]).values()
+    future.result(10)
+    wait_for(lambda: (market.topic("log"), 3) in market.partitions(), "the broker has the partitions")
+    producer = Producer(confluent_options(market.settings))
+    late = whole(branch("A", 5, 9, "A4"))
+    for i, value in enumerate(late["log"]):
+        producer.produce(market.topic("log"), value, partition=2 + i % 2)
+    assert producer.flush(10) == 0
+    market.produce({t: v for t, v in late.items() if t != "log"})
+    lag = {p: 1 for p in market.partitions() if p[1] >= 2}
+    (new,) = plan_lanes(market.chain, dict.fromkeys(market.partitions(), 0) | lag, [old], 2, 5000)
+    assert new.partitions == {market.topic("log"): (2, 3)}
+    market.drain(QUICK, "new", new)
+    run.join()
+    assert run.error is None
+    market.check(10)
+
+
+def test_a_topic_that_is_missing_is_one_clear_line(market: Market) -> None:
+    missing = lane(market.chain, [(f"{market.chain}.uncles", 0)])
+    with pytest.raises(Unavailable) as caught:
+        market.drain(of=missing, retry_for_s=1)
+    assert str(caught.value).startswith(f"{market.chain}.uncles: the topic or partition does not exist")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_topic_that_was_made_anew_is_one_clear_line(market: Market, admin: AdminClient) -> None:
+    market.produce(whole(branch("A", 0, 4, "-")))
+    market.drain()
+    topic = market.topic("log")
+    admin.delete_topics([topic])[topic].result(10)
+    wait_for(lambda: (topic, 0) not in market.partitions(), "the topic is gone")
+    topics.ensure(market.settings, [market.chain], PARTITIONS)
+    began = time.monotonic()
+    with pytest.raises(consume.OffsetsGoneError) as caught:
+        market.drain()
+    assert time.monotonic() - began < 15, "trying again will not help"
+    assert str(caught.value).startswith(f"{topic}/0 ends at offset 0, but 10 is the next to ingest")
+    assert "\n" not in str(caught.value)
+    assert market.counts() == {name: 5 * count for name, count in ROWS.items()}
+
+
+def test_offsets_that_were_deleted_are_recorded_and_the_lane_goes_on(market: Market, admin: AdminClient) -> None:
+    blocks = branch("A", 0, 9, "-")
+    market.produce(whole(blocks[:3]))
+    market.drain()
+    market.produce(whole(blocks[3:]))
+    topic = market.topic("trace")
+    for future in admin.delete_records([TopicPartition(topic, 0, 8)]).values():
+        future.result(10)
+    market.drain()
+    ((where, partition, offset, reason),) = market.letters()
+    assert (where, partition, offset) == (topic, 0, 3)
+    assert reason == "offsets 3 to 7 were deleted from Kafka before they were ingested"
+    assert market.counts() == {n: 10 * c - 5 * (n == "traces") for n, c in ROWS.items()}
+    assert market.lag() == 0
+    ((header,),) = [[dict(m.headers() or [])["reason"].decode()] for m in
+                    dead_letter_messages(market.settings, market.chain)]  # fmt: skip
+    assert header == reason
+
+
+# --- two runs
+
+
+def test_of_two_runs_on_the_same_partitions_one_ends_fenced(market: Market) -> None:
+    market.produce(whole(branch("A", 0, 59, "-")))
+    runs = {name: Background(lambda name=name: market.drain(SMALL, name)) for name in ("one", "two")}
+    for run in runs.values():
+        run.join()
+    fenced = [run for run in runs.values() if run.error is not None]
+    assert len(fenced) == 1
+    assert isinstance(fenced[0].error, Fenced)
+    assert "another run owns this partition" in str(fenced[0].error)
+    assert "\n" not in str(fenced[0].error)
+    market.check(60)
+
+
+# --- servers that go away
+
+
+@pytest.fixture
+def restarted(stack: Stack) -> Iterator[None]:
+    """Whatever a test stops is up afterwards."""
+    yield
+    for name in ("timescale", "kafka", "opensearch"):
+        if stack.supervisor.state(name).pid is None:
+            stack.start(name)
+
+
+@pytest.mark.usefixtures("restarted")
+@pytest.mark.parametrize(("server", "how"), [("timescale", "stop"), ("timescale", "kill"), ("kafka", "kill")])
+def test_a_server_that_restarts_while_a_lane_drains(market: Market, stack: Stack, server: str, how: str) -> None:
+    blocks = 150
+    market.produce(whole(branch("A", 0, blocks - 1, "-")))
+    run = Background(lambda: market.drain(Limits(idle_timeout_s=6, batch_rows=20, checkpoint_s=1)))
+    wait_for(lambda: market.counts()["logs"] > 0, "it has begun")
+    if how == "kill":
+        stack.kill(server)
+    else:
+        stack.stop(server)
+        time.sleep(1)
+        stack.start(server)
+    stack.wait_ready(server)
+    run.join()
+    assert run.error is None, run.error
+    if market.lag():  # a broker away for longer than the idle time ends a run; the next tick starts another
+        market.drain(Limits(idle_timeout_s=6))
+    market.check(blocks)
+
+
+@pytest.mark.usefixtures("restarted")
+def test_a_database_that_stays_away_ends_the_run_with_one_line(market: Market, stack: Stack) -> None:
+    market.produce(whole(branch("A", 0, 4, "-")))
+    of = market.lane()
+    stack.stop("timescale")
+    began = time.monotonic()
+    with pytest.raises(Unavailable) as caught:
+        market.drain(of=of, retry_for_s=2)
+    assert 2 < time.monotonic() - began < 20
+    assert str(caught.value).startswith("database: ")
+    assert str(caught.value).endswith("(tried for 2 s; nothing is lost)")
+    assert "\n" not in str(caught.value)
+    stack.start("timescale")
+    market.drain()
+    market.check(5)
+
+
+@pytest.mark.usefixtures("restarted")
+def test_a_broker_that_stays_away_ends_the_run_with_one_line(market: Market, stack: Stack) -> None:
+    market.produce(whole(branch("A", 0, 4, "-")))
+    of = market.lane()
+    stack.stop("kafka")
+    with pytest.raises(Unavailable) as caught:
+        market.drain(of=of, retry_for_s=2)
+    assert str(caught.value).startswith("Kafka: ")
+    assert str(caught.value).endswith("(tried for 2 s; nothing is lost)")
+    assert "\n" not in str(caught.value)
+    stack.start("kafka")
+    market.drain()
+    market.check(5)
+
+
+@pytest.mark.usefixtures("restarted")
+def test_an_index_that_is_away_does_not_stop_the_tables(market: Market, stack: Stack) -> None:
+    market.produce(whole(branch("A", 0, 4, "-")))
+    stack.stop("opensearch")
+    market.drain()
+    market.check(5)
+    ((waiting,),) = market.query("SELECT count(*) FROM ops.search_outbox WHERE chain = %s", market.chain)
+    assert waiting > 0, "the index has it to do"
+
+
+def test_a_database_that_refuses_every_commit_ends_the_run(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a full disk does: connecting works, writing does not."""
+    import psycopg
+
+    from dash_pipeline.microbatch import drain as module
+
+    def refuse(*_: Any) -> None:
+        raise psycopg.errors.DiskFull("could not extend file: No space left on device\nHINT: Check free disk space.")
+
+    market.produce(whole(branch("A", 0, 4, "-")))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "commit", refuse)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="No space left on device"):
+            market.drain(retry_for_s=2)
+        assert time.monotonic() - began < 20
+    market.drain()
+    market.check(5)
+
+
+def test_settings_without_a_schema_say_so(market: Market, fresh_database: Settings) -> None:
+    with pytest.raises(DashError, match="schema `ops` is missing"):
+        drain(fresh_database, market.lane(), QUICK, "run")
+
+
+def test_every_type_has_its_topic(market: Market) -> None:
+    assert {t for t, _ in market.partitions()} == {market.topic(type_) for type_ in TYPES}
