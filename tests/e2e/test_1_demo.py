@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from rich.console import Console
 
@@ -42,8 +44,8 @@ def test_feeding_it_again_changes_nothing(platform: Stack, outcome: Outcome) -> 
 
 
 def test_the_closing_table(outcome: Outcome) -> None:
-    console = Console(record=True, width=160, quiet=True)
-    show(outcome, console)
-    text = console.export_text()
+    page = io.StringIO()
+    show(outcome, Console(file=page, width=160))
+    text = page.getvalue()
     assert f"{outcome.published:,} events" in text
     assert outcome.ui in text

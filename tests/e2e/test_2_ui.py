@@ -62,26 +62,43 @@ def see(browser: webdriver.Chrome, text: str) -> WebElement:
         found = driver.find_elements(By.XPATH, f"//*[contains(normalize-space(text()), '{text}')]")
         return next((element for element in found if element.is_displayed()), None)
 
-    element = WebDriverWait(browser, WAIT_S).until(shown)
-    assert element is not None
-    return element
+    return WebDriverWait(browser, WAIT_S).until(shown)
 
 
 def test_the_graph_starts_at_the_topics(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
-    browser.get(
-        f"{ui}/asset-groups/?asset-selection=key%3A%22{CHAIN}%2Flogs%22%2B%20or%20%2Bkey%3A%22{CHAIN}%2Flogs%22"
-    )
-    topic = see(browser, f"kafka / {CHAIN} / logs")
-    table = see(browser, f"{CHAIN} / logs")
+    browser.get(f"{ui}/asset-groups")
+    topics, tables = node(browser, f"{CHAIN}_topics"), node(browser, CHAIN)
+    indexes, views = node(browser, "search"), node(browser, "analytics")
     keep("lineage")
-    assert topic.rect["x"] < table.rect["x"]
+    assert topics < tables < min(indexes, views)
+
+
+def node(browser: webdriver.Chrome, group: str) -> int:
+    """The left edge of a group in the graph; the list beside the graph names it too, further left."""
+
+    def edges(driver: webdriver.Chrome) -> list[int]:
+        found = driver.find_elements(By.XPATH, f"//*[normalize-space(text())='{group}']")
+        return sorted(element.rect["x"] for element in found if element.is_displayed())
+
+    return int(
+        WebDriverWait(browser, WAIT_S).until(lambda driver: found if len(found := edges(driver)) > 1 else None)[-1]
+    )
+
+
+def test_a_table_of_the_chain_was_materialised(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
+    browser.get(f"{ui}/locations/ingestion/asset-groups/{CHAIN}/lineage")
+    see(browser, "blocks")
+    see(browser, "Materialized")
+    keep("tables")
 
 
 def test_an_ingested_table_has_plots(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
-    browser.get(f"{ui}/assets/{CHAIN}/logs?view=plots")
+    browser.get(f"{ui}/assets/{CHAIN}/logs")
+    see(browser, "Plots").click()
     see(browser, "latency end_to_end p50, ms")
     see(browser, "lane events per s")
-    WebDriverWait(browser, WAIT_S).until(lambda driver: driver.find_elements(By.TAG_NAME, "canvas"))
+    canvas = WebDriverWait(browser, WAIT_S).until(lambda driver: driver.find_elements(By.TAG_NAME, "canvas"))[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     keep("plots")
 
 
