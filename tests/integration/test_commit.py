@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from dash_pipeline.events.reorgs import Status
-from dash_pipeline.microbatch.commit import Committed, Rules, commit, decode_batch
+from dash_pipeline.microbatch.commit import Rules, commit, decode_batch
 from dash_pipeline.microbatch.consume import Batch
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
@@ -27,8 +27,7 @@ from dash_pipeline.storage.timescale import DeadLetter, Fenced
 from dash_pipeline.topics import TYPES
 from tests import rows
 from tests.chain import MAX, ROWS, Messages, Topics, address, block, branch, hash_of, merge
-
-LIMIT = 1 << 20
+from tests.run import LIMIT, Run
 
 
 @pytest.fixture(scope="module")
@@ -41,97 +40,6 @@ def migrated(database: Settings) -> Settings:
 def conn(migrated: Settings) -> Iterator[db.Connection]:
     with db.connect(migrated) as connection:
         yield connection
-
-
-class Run:
-    """One run's side of things: its connection, its offsets, what it published."""
-
-    def __init__(self, settings: Settings, chain: str, name: str = "run", rules: Rules | None = None) -> None:
-        self.conn = db.connect(settings)
-        self.writer = db.Writer(self.conn)
-        self.chain, self.name = chain, name
-        self.rules = rules or Rules(256)
-        self.published: list[DeadLetter] = []
-        self.expected: dict[tuple[str, int], int] | None = None
-
-    def take(self, batch: Batch) -> Committed:
-        """Commit a batch. Where this run left the partitions is remembered, as in a lane."""
-        if self.expected is None:
-            self.expected = {}
-        new = {p: o for p, o in batch.first_offsets.items() if p not in self.expected}
-        if new:
-            self.expected |= db.claim(self.conn, new, self.name)
-        done = commit(
-            self.writer,
-            self.chain,
-            decode_batch(batch, self.chain, LIMIT),
-            self.expected,
-            batch,
-            self.rules,
-            self.name,
-            self.published.extend,
-        )
-        self.expected |= batch.next_offsets
-        return done
-
-    def counts(self, schema: str = "chain") -> dict[str, int]:
-        return {name: self.one(f"SELECT count(*) FROM {schema}.{name} WHERE chain = %s", self.chain) for name in TABLES}
-
-    def blocks_of(self, schema: str) -> dict[str, set[str]]:
-        """Which blocks have rows, by table."""
-        return {
-            name: {
-                bytes(row[0]).rstrip(b"\0").decode().removeprefix("block:")
-                for row in self.conn.execute(
-                    f"SELECT DISTINCT block_hash FROM {schema}.{name} WHERE chain = %s",
-                    (self.chain,),
-                )
-            }
-            for name in TABLES
-        }
-
-    def content(self, schema: str = "chain") -> dict[str, list[tuple[Any, ...]]]:
-        return {
-            name: self.conn.execute(
-                f"SELECT * FROM {schema}.{name} x WHERE chain = %s ORDER BY x::text",
-                (self.chain,),
-            ).fetchall()
-            for name in TABLES
-        }
-
-    def statuses(self) -> dict[str, str]:
-        return {
-            bytes(h).rstrip(b"\0").decode().removeprefix("block:"): s.value
-            for h, s in self.conn.execute(
-                "SELECT block_hash, status FROM ops.block_tree WHERE chain = %s", (self.chain,)
-            )
-        }
-
-    def letters(self) -> list[tuple[str, int, str]]:
-        """Topic, offset and reason of each dead letter."""
-        return self.conn.execute(
-            "SELECT split_part(topic, '.', 2), \"offset\", reason FROM ops.dead_letters WHERE topic LIKE %s"
-            ' ORDER BY topic, partition, "offset"',
-            (f"{self.chain}.%",),
-        ).fetchall()
-
-    def reorgs(self) -> list[tuple[Any, ...]]:
-        return self.conn.execute(
-            "SELECT depth, fork_number, old_tip_number, old_tip_hash, new_tip_number, new_tip_hash, orphaned_blocks,"
-            " restored_blocks, rows_moved FROM ops.reorgs WHERE chain = %s ORDER BY id",
-            (self.chain,),
-        ).fetchall()
-
-    def one(self, query: str, *parameters: Any) -> Any:
-        row = self.conn.execute(query, parameters).fetchone()
-        assert row is not None
-        return row[0]
-
-    def check(self, canonical: list[str], aside: Sequence[str] = ()) -> None:
-        """Every table holds all rows of exactly these blocks, schema side those."""
-        for schema, names in (("chain", canonical), ("side", aside)):
-            assert self.blocks_of(schema) == {key: set(names) for key in TABLES}, schema
-            assert self.counts(schema) == {name: count * len(names) for name, count in ROWS.items()}, schema
 
 
 @pytest.fixture
