@@ -170,8 +170,7 @@ class _Tree:
         objection = self._objection(root, fork)
         if objection is not None and (lost or chosen.get(block.number) is not block):
             # One that was stored as a loser before, and is only announced again, stays one.
-            if block.status is not Status.ORPHANED:
-                self._refuse([b for b in branch if b.status is not Status.ORPHANED], objection)
+            self._refuse([b for b in branch if b.status is not Status.ORPHANED], objection)
             return
         for number in lost:
             self.canonical.pop(number).status = Status.ORPHANED
@@ -219,8 +218,6 @@ class _Tree:
                 continue
             for i, step in enumerate(reversed(path)):
                 below, above = chosen.get(step.number - 1), chosen.get(step.number + 1)
-                if step.number == fork + 1:
-                    below = self.canonical.get(fork)
                 if (
                     step.number in chosen
                     or (below is not None and below.hash != step.parent)
