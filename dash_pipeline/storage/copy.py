@@ -26,12 +26,12 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def encode(frames: Iterable[pl.DataFrame], table: Table) -> bytes:
-    """The rows of `frames` as one COPY stream for `table`; each frame holds the table's columns (others are ignored)."""
+    """The rows of `frames` as one COPY stream for `table`; columns that are not the table's are ignored."""
     return b"".join([HEADER, *(_rows(frame, table) for frame in frames if frame.height), TRAILER])
 
 
 def _rows(frame: pl.DataFrame, table: Table) -> bytes:
-    """Tuples without header and trailer: neighbouring fields of fixed width become one matrix, the others go in between."""
+    """Tuples without header and trailer: neighbouring fields of fixed width become one matrix, others go in between."""
     count = np.broadcast_to(np.frombuffer(len(table.columns).to_bytes(2, "big"), np.uint8), (frame.height, 2))
     pending: list[Bytes] = [count]
     parts: list[list[bytes]] = []
