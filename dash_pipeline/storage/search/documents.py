@@ -16,23 +16,36 @@ from typing import Any
 from dash_pipeline.chains import QuoteToken
 from dash_pipeline.storage.search.fields import hex_text, select_list
 from dash_pipeline.storage.search.indexes import EMBEDDED_SKIP, LOG_SKIP, WINDOWS
-from dash_pipeline.storage.search.rollups import BUSY_ROWS, DAY, HORIZON, WALLET_SUMS, WALLET_TOTALS, Blocks, hash_joins
+from dash_pipeline.storage.search.rollups import (
+    BUSY_ROWS,
+    DAY,
+    HORIZON,
+    WALLET_SUMS,
+    WALLET_TOTALS,
+    Blocks,
+    hash_joins,
+    of_chain,
+)
 from dash_pipeline.storage.tables import LOGS, POOL_EVENTS, TOKEN_TRANSFERS, TRANSACTIONS
 from dash_pipeline.storage.timescale import Connection
 
 # Rows fetched at a time.
 _FETCH = 200
+# A null is left out, which is what the index makes of it anyway.
+_WITHOUT_NULLS = "json_strip_nulls(row_to_json({}))"
 
 
 def _line(kind: str, id_: str, routing: str | None, document: str | None) -> str:
-    """SQL: an action and, unless it deletes, its document, as the bytes of a bulk request."""
-    route = f", 'routing', {routing}" if routing else ""
+    """SQL: an action and, unless it deletes, its document (a JSON expression), as the bytes of a bulk request.
+
+    `id_` and `routing` are text that needs no escaping: names of chains (which are parts of topics' names), hex, dates.
+    """
+    route = f""" || '","routing":"' || {routing}""" if routing else ""
     action = (
-        f"json_build_object('{kind}', json_build_object('_id', {id_}{route}, 'version', %(version)s::int8,"
-        " 'version_type', 'external_gte'))::text || E'\\n'"
+        f"""'{{"{kind}":{{"_id":"' || {id_}{route} || '","version":' || %(version)s::int8"""
+        """ || ',"version_type":"external_gte"}}' || E'\\n'"""
     )
-    # The conversion to JSON is of a row: nulls are left out, which is what the index makes of them anyway.
-    body = f" || json_strip_nulls(row_to_json({document}))::text || E'\\n'" if document else ""
+    body = f" || {document}::text || E'\\n'" if document else ""
     return f"convert_to({action}{body}, 'UTF8')"
 
 
@@ -72,7 +85,7 @@ pool_events AS (
  SELECT r.block_hash, r.tx_hash, json_agg(j ORDER BY r.log_index) AS pool_events
  FROM chain.pool_events r CROSS JOIN LATERAL (SELECT {select_list(POOL_EVENTS, "r", EMBEDDED_SKIP)}) j
  WHERE {_ROWS} AND r.event <> 'transfer' GROUP BY r.block_hash, r.tx_hash)
-SELECT {_line("index", _ID, hex_text("r.from_address"), "d")}
+SELECT {_line("index", _ID, hex_text("r.from_address"), _WITHOUT_NULLS.format("d"))}
 FROM chain.transactions r
 LEFT JOIN logs USING (block_hash, tx_hash)
 LEFT JOIN token_transfers USING (block_hash, tx_hash)
@@ -89,7 +102,7 @@ WHERE {_ROWS}
 _ORPHAN_LINES = f"""
 SELECT {_line("delete", _ID, hex_text("r.from_address"), None)}
 FROM side.transactions r WHERE {_ROWS} AND NOT EXISTS (
- SELECT FROM chain.transactions t WHERE t.chain = r.chain AND t.from_address = r.from_address AND t.tx_hash = r.tx_hash
+ SELECT FROM chain.transactions t WHERE {of_chain("t")} AND t.from_address = r.from_address AND t.tx_hash = r.tx_hash
  AND t.ts >= %(day)s - interval '1 day' AND t.ts < %(day)s + interval '2 days')
 """
 
@@ -121,7 +134,8 @@ _WALLET_COLUMNS = ", ".join(
 
 _WALLET_LINES = f"""{WALLET_TOTALS}
 SELECT CASE WHEN w.first_seen IS NULL THEN {_line("delete", _WALLET_ID, hex_text("w.wallet"), None)}
- ELSE {_line("index", _WALLET_ID, hex_text("w.wallet"), "d")} END, CASE WHEN w.fresh > %(busy)s THEN w.wallet END
+ ELSE {_line("index", _WALLET_ID, hex_text("w.wallet"), "row_to_json(d)")} END,
+ CASE WHEN w.fresh > %(busy)s THEN w.wallet END
 FROM totals w CROSS JOIN LATERAL (SELECT %(chain)s::text AS chain, {hex_text("w.wallet")} AS wallet,
  (%(day)s::timestamptz)::date AS day, {_WALLET_COLUMNS}, cardinality(w.tokens) AS tokens,
  w.first_seen, w.last_seen) d
@@ -201,13 +215,13 @@ WITH registry AS (SELECT * FROM unnest(%(quotes)b::bytea[], %(symbols)s::text[],
  r(address, symbol, decimals))
 SELECT CASE WHEN d.ts IS NULL AND x.ts IS NULL AND NOT p.known
  THEN {_line("delete", f"%(chain)s || ':' || {hex_text('k.token')}", None, None)}
- ELSE {_line("index", f"%(chain)s || ':' || {hex_text('k.token')}", None, "doc")} END
+ ELSE {_line("index", f"%(chain)s || ':' || {hex_text('k.token')}", None, _WITHOUT_NULLS.format("doc"))} END
 FROM unnest(%(tokens)b::bytea[]) k(token)
 {_described("d", "k.token")}
-LEFT JOIN LATERAL (SELECT ts FROM chain.token_transfers x WHERE x.token_address = k.token AND x.chain = %(chain)s
+LEFT JOIN LATERAL (SELECT ts FROM chain.token_transfers x WHERE x.token_address = k.token AND {of_chain("x")}
  AND x.ts >= %(as_of)s::timestamptz - interval '{HORIZON}' ORDER BY x.ts DESC LIMIT 1) x ON true
-CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM chain.pools p WHERE p.chain = %(chain)s AND p.token0 = k.token)
- OR EXISTS (SELECT FROM chain.pools p WHERE p.chain = %(chain)s AND p.token1 = k.token) AS known) p
+CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM chain.pools p WHERE {of_chain("p")} AND p.token0 = k.token)
+ OR EXISTS (SELECT FROM chain.pools p WHERE {of_chain("p")} AND p.token1 = k.token) AS known) p
 LEFT JOIN LATERAL (SELECT * FROM rollup.pool_windows w WHERE w.chain = %(chain)s AND w.base = k.token
  ORDER BY array_position(%(quotes)b::bytea[], w.quote) IS NULL, w.trades_7d DESC, w.last_event DESC, w.pool LIMIT 1
  ) m ON true

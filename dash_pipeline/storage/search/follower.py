@@ -60,7 +60,13 @@ class Progress:
 
     @property
     def documents(self) -> int:
+        """Documents sent, deletions among them."""
         return sum(written.documents for written in self.written.values())
+
+    @property
+    def conflicts(self) -> int:
+        """Documents that lost to a newer version."""
+        return sum(written.conflicts for written in self.written.values())
 
 
 def connect(settings: Settings) -> Connection:
@@ -243,7 +249,7 @@ class Follower:
     Several may follow the same chain (a lane each): they take turns.
     """
 
-    def __init__(self, settings: Settings, chain: str, interval_s: float = 0.5) -> None:
+    def __init__(self, settings: Settings, chain: str, interval_s: float = 0.8) -> None:
         """`interval_s`: at least that long from one cycle's start to the next; a block that several batches touch in
         the meantime is written once."""
         registered = load_chains(settings.chains_file).get(chain)
@@ -307,6 +313,12 @@ class Follower:
                     progress = follow_once(conn, self._opensearch, self._chain, self._quotes)
                     more = progress.more
                     log.debug("%s: %s in %.2f s", self._chain, progress, time.monotonic() - started)
+                    if progress.conflicts:
+                        log.warning(
+                            "%s: %d documents are newer in the index than in the database; if the database was"
+                            " restored, `dash-pipeline search rebuild` the indexes",
+                            self._chain, progress.conflicts,
+                        )  # fmt: skip
                     self._look(conn)
                 rest, pause = self._interval_s - (time.monotonic() - started), self._interval_s
             except Exception as error:

@@ -27,6 +27,26 @@ _EVENTS = "'swap', 'sync', 'mint', 'burn', 'initialize'"
 _IN_BLOCKS = "chain = %(chain)s AND block_hash = ANY(%(blocks)b) AND ts >= %(day)s AND ts < %(day)s + interval '1 day'"
 
 
+# How statements are written here, because the newest chunk and a new chain have no statistics yet, and a planner that
+# expects one row where there are a hundred thousand chooses plans that take minutes:
+# - rows of keys are looked up key by key, `CROSS JOIN LATERAL (... OFFSET 0)`, which leaves nothing to choose;
+# - rows of the same blocks are joined under `hash_joins`;
+# - where an address finds the rows, the chain is compared by `of_chain`.
+
+
+def of_chain(alias: str) -> str:
+    """SQL: the row is of the chain; no index that begins with the chain is used for it."""
+    return f"{alias}.chain IS NOT DISTINCT FROM %(chain)s"
+
+
+@contextmanager
+def hash_joins(conn: Connection) -> Iterator[None]:
+    """Statements in here do not join by trying every pair."""
+    with conn.transaction():
+        conn.execute("SET LOCAL enable_nestloop = off")
+        yield
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Touched blocks of one UTC day of the chain's time; `first` is the earliest one's timestamp."""
@@ -75,15 +95,6 @@ def touched(conn: Connection, chain: str, blocks: Blocks) -> Touched:
     return Touched(wallets, tokens, (pools, minutes))
 
 
-@contextmanager
-def hash_joins(conn: Connection) -> Iterator[None]:
-    """For statements that join rows of the same blocks: the newest chunk has no statistics yet, and a planner that
-    expects one row of it joins thousands to thousands by trying every pair."""
-    with conn.transaction():
-        conn.execute("SET LOCAL enable_nestloop = off")
-        yield
-
-
 # ---------------------------------------------------------------------------------------------- swaps by sender
 
 _SWAP_SENDERS = f"""
@@ -118,9 +129,11 @@ e AS (
  SELECT k.pool, k.minute, e.event, e.ts, e.amount0_f, e.amount1_f, (e.block_number << 24) + e.log_index AS at,
   CASE WHEN sqrt_price_x96 > 0 THEN (sqrt_price_x96 / 79228162514264337593543950336)::float8 END AS root,
   e.liquidity::float8 AS liquidity, e.reserve0_f, e.reserve1_f
- FROM k LEFT JOIN chain.pool_events e
-  ON e.pool = k.pool AND e.ts >= k.minute AND e.ts < k.minute + interval '1 minute' AND e.chain = %(chain)s
-  AND e.ts >= %(day)s AND e.ts < %(day)s + interval '1 day' AND e.event IN ({_EVENTS})),
+ FROM k LEFT JOIN LATERAL (
+  SELECT event, ts, amount0_f, amount1_f, block_number, log_index, sqrt_price_x96, liquidity, reserve0_f, reserve1_f
+  FROM chain.pool_events e
+  WHERE e.pool = k.pool AND e.ts >= k.minute AND e.ts < k.minute + interval '1 minute' AND {of_chain("e")}
+  AND e.ts >= %(day)s AND e.ts < %(day)s + interval '1 day' AND e.event IN ({_EVENTS}) OFFSET 0) e ON true),
 p AS (
  SELECT pool, minute, event, ts, amount0_f, amount1_f, at,
   CASE WHEN event = 'sync' THEN reserve0_f WHEN event = 'swap' AND root > 0 THEN liquidity / root END AS reserve0,
@@ -153,9 +166,10 @@ fresh AS MATERIALIZED (
   sum(trades) AS trades, sum(mints) AS mints, sum(burns) AS burns,
   last(reserve0, c.ts) FILTER (WHERE reserve0 IS NOT NULL) AS reserve0,
   last(reserve1, c.ts) FILTER (WHERE reserve1 IS NOT NULL) AS reserve1, max(last_trade) AS last_trade
- FROM k LEFT JOIN rollup.pool_candles c
-  ON c.pool = k.pool AND c.ts >= k.hour AND c.ts < k.hour + interval '1 hour' AND c.chain = %(chain)s
-  AND c.seconds = 60 AND c.ts >= %(day)s AND c.ts < %(day)s + interval '1 day'
+ FROM k LEFT JOIN LATERAL (
+  SELECT * FROM rollup.pool_candles c
+  WHERE c.pool = k.pool AND c.ts >= k.hour AND c.ts < k.hour + interval '1 hour' AND c.chain = %(chain)s
+  AND c.seconds = 60 AND c.ts >= %(day)s AND c.ts < %(day)s + interval '1 day' OFFSET 0) c ON true
  GROUP BY k.pool, k.hour),
 """
 
@@ -230,7 +244,7 @@ def _oriented_price(expression: str) -> str:
 
 
 def _occurrences(token: str) -> str:
-    side = "(SELECT FROM chain.pools o WHERE o.chain = %(chain)s AND o.token{} = {} LIMIT 1000)"
+    side = f"(SELECT FROM chain.pools o WHERE {of_chain('o')} AND o.token{{}} = {{}} LIMIT 1000)"
     return f"(SELECT count(*) FROM ({side.format(0, token)} UNION ALL {side.format(1, token)}) o)"
 
 
@@ -318,9 +332,10 @@ WALLET_SUMS = ("tx_sent", "tx_received", "tx_failed", "value_out", "value_in", "
 
 def _moves(kind: str, table: str, key: str, token: str, value: str, fee: str, n: str) -> str:
     return (
-        f"SELECT k.wallet, k.since, '{kind}' AS kind, r.ts, {token} AS token, {value} AS value, {fee} AS fee, {n} AS n"
-        f" FROM k JOIN {table} r ON r.{key} = k.wallet AND r.ts >= k.since"
-        " WHERE r.chain = %(chain)s AND r.ts >= %(day)s AND r.ts < %(until)s"
+        f"SELECT k.wallet, k.since, '{kind}' AS kind, r.* FROM k CROSS JOIN LATERAL ("
+        f"SELECT r.ts, {token} AS token, {value} AS value, {fee} AS fee, {n} AS n FROM {table} r"
+        f" WHERE r.{key} = k.wallet AND r.ts >= k.since AND {of_chain('r')}"
+        " AND r.ts >= %(day)s AND r.ts < %(until)s OFFSET 0) r"
     )
 
 

@@ -31,7 +31,7 @@ CREATE TABLE rollup.wallet_prefixes (
     chain text, day date, wallet bytea, upto timestamptz NOT NULL, tx_sent int8 NOT NULL, tx_received int8 NOT NULL,
     tx_failed int8 NOT NULL, value_out numeric NOT NULL, value_in numeric NOT NULL, transfers_out int8 NOT NULL,
     transfers_in int8 NOT NULL, swaps int8 NOT NULL, fee numeric NOT NULL, tokens bytea[] NOT NULL,
-    first_seen timestamptz NOT NULL, last_seen timestamptz NOT NULL, PRIMARY KEY (chain, day, wallet));
+    first_seen timestamptz NOT NULL, last_seen timestamptz NOT NULL, PRIMARY KEY (wallet, day, chain));
 COMMENT ON TABLE rollup.wallet_prefixes IS 'Busy wallets'' day up to (not with) a moment before the newest rows';
 
 CREATE TABLE rollup.pool_windows (
@@ -41,20 +41,21 @@ CREATE TABLE rollup.pool_windows (
     price_1h float8, reserve_quote_1h float8, volume_base_1h float8, volume_quote_1h float8, trades_1h int8,
     price_24h float8, reserve_quote_24h float8, volume_base_24h float8, volume_quote_24h float8, trades_24h int8,
     price_7d float8, reserve_quote_7d float8, volume_base_7d float8, volume_quote_7d float8, trades_7d int8,
-    PRIMARY KEY (chain, pool));
+    PRIMARY KEY (pool, chain));
 COMMENT ON TABLE rollup.pool_windows IS 'A pool''s last hour, day and week, counted back from as_of, the chain''s time.
  Prices are quote per base in smallest units; price_1h is the price an hour ago. At `due` a window loses a minute';
 """
 
+# What selects most comes first: a chain newer than the statistics looks as if it had no rows.
 INDEXES = """
-CREATE UNIQUE INDEX pool_candles_key ON rollup.pool_candles (chain, pool, seconds, ts);
+CREATE UNIQUE INDEX pool_candles_key ON rollup.pool_candles (pool, chain, seconds, ts);
 CREATE UNIQUE INDEX swap_senders_key ON rollup.swap_senders (chain, block_hash, wallet, ts);
 CREATE INDEX swap_senders_wallet ON rollup.swap_senders (wallet, ts DESC);
-CREATE INDEX pool_windows_base ON rollup.pool_windows (chain, base);
+CREATE INDEX pool_windows_base ON rollup.pool_windows (base, chain);
 -- The token that most pools are priced in has as many rows: its sums are read from the index alone.
-CREATE INDEX pool_windows_quote ON rollup.pool_windows (chain, quote, last_event) INCLUDE (
+CREATE INDEX pool_windows_quote ON rollup.pool_windows (quote, chain, last_event) INCLUDE (
     last_trade, volume_quote_1h, trades_1h, volume_quote_24h, trades_24h, volume_quote_7d, trades_7d);
-CREATE INDEX pool_windows_due ON rollup.pool_windows (chain, due);
+CREATE INDEX pool_windows_due ON rollup.pool_windows (due, chain);
 """
 
 OPS = """
