@@ -580,6 +580,26 @@ def test_a_crash_before_the_outbox_is_cleared_repeats_harmlessly(chain: Chain, m
                               (f"{chain.name}.logs",)).fetchall() == [(0, chain.offset)]  # fmt: skip
 
 
+def test_a_failure_in_the_middle_of_a_statement_lets_go_of_the_chain(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise Unavailable("gone")
+
+    block = chain.block(1, NOON)
+    for i in range(500):
+        chain.transaction(block, f"t{i}", tx_index=i)
+    chain.touch(block)
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "REQUEST_BYTES", 1)
+        patch.setattr(bulk, "_send", fail)
+        with pytest.raises(Unavailable, match="gone"):
+            chain.follow()
+    with search.connect(chain.settings) as other, follower.held(other, chain.name, wait=False) as free:
+        assert free
+    assert chain.follow().documents == 502
+
+
 def test_the_watermark_does_not_go_back(chain: Chain) -> None:
     block = chain.block(1, NOON)
     for offset in (9, 4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -87,6 +88,38 @@ def test_what_does_not_pass_is_not_sent_again() -> None:
     with pytest.raises(DashError):
         write(server)
     assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_one_line_that_cannot_be_taken_does_not_stop_the_others(status: int) -> None:
+    class Refusing(Server):
+        def bulk(self, body: bytes, index: str, params: dict[str, str]) -> dict[str, Any]:
+            self.bodies.append(body)
+            if b"x" in body:
+                raise TransportError(status, "refused", {})
+            return {"errors": False}
+
+    server = Refusing()
+    written = bulk.write(server, "t", [b"a\n", b"b\n", b"x\n", b"c\n"], 5)  # type: ignore[arg-type]
+    assert (written.documents, written.rejected, written.bytes) == (4, 1, 8)
+    assert {b"a\nb\n", b"c\n"} <= set(server.bodies)
+
+
+def test_a_failure_ends_the_statement_that_the_lines_come_from() -> None:
+    ended = []
+
+    def lines() -> Iterator[bytes]:
+        try:
+            yield b"a" * bulk.REQUEST_BYTES
+            yield b"b"
+            yield b"c"
+        finally:
+            ended.append(True)
+
+    unfinished = lines()
+    with pytest.raises(Unavailable):
+        bulk.write(Server(TransportError(401, "unauthorized", {})), "t", unfinished, 5)  # type: ignore[arg-type]
+    assert ended == [True]
 
 
 def test_a_missing_alias_is_told_apart() -> None:

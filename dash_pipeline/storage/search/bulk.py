@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 REQUEST_BYTES = 6 << 20
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _BUSY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_REFUSED_STATUS = frozenset({400, 413})
 # What an item can answer that will pass: the node is busy, starting, or out of memory or disk.
 _BUSY = frozenset(
     {
@@ -79,7 +80,7 @@ def client(settings: Settings) -> OpenSearch:
     )
 
 
-def batches(lines: Iterable[bytes], max_bytes: int = REQUEST_BYTES) -> Iterator[list[bytes]]:
+def batches(lines: Iterable[bytes], max_bytes: int) -> Iterator[list[bytes]]:
     """Split into requests of at most `max_bytes`; a larger line goes alone."""
     batch: list[bytes] = []
     size = 0
@@ -98,13 +99,18 @@ def write(
 ) -> Written:
     """Send the lines (each: an action and its document, with their newlines) to `target`.
 
-    A document that lost to a newer version, or does not fit the mapping, is counted and does not stop the others. What
+    A document that lost to a newer version, or that the index refuses, is counted and does not stop the others. What
     may pass (no connection, node busy or starting) is tried again for `retry_for_s` seconds; repeating is harmless
     because every line carries its version. Raises Unavailable after that, IndexMissing when there is no such alias.
     """
     total = Written()
-    for batch in batches(lines):
-        total.add(_send(client, target, batch, retry_for_s, is_alias))
+    try:
+        for batch in batches(lines, REQUEST_BYTES):
+            total.add(_send(client, target, batch, retry_for_s, is_alias))
+    finally:
+        # Lines that come from a statement hold their connection until they have ended.
+        if isinstance(lines, Generator):
+            lines.close()
     if total.rejected:
         log.error("%s refused %d documents: %s", target, total.rejected, total.reasons.most_common(3))
     return total
@@ -118,13 +124,26 @@ def _send(client: OpenSearch, target: str, batch: list[bytes], retry_for_s: floa
     deadline, pause = time.monotonic() + retry_for_s, _PAUSE_S
     while True:
         try:
-            answer = client.bulk(body=body, index=target, params=params)
-            return _read(answer, target, len(batch), len(body))
+            return _read(client.bulk(body=body, index=target, params=params), target, len(batch), len(body))
         except (NoConnection, TransportError, _BusyError) as error:
+            if isinstance(error, TransportError) and error.status_code in _REFUSED_STATUS:
+                break
             if not _passes(error) or time.monotonic() + pause > deadline:
                 raise Unavailable(f"search: {target}: {one_line(error)}") from error
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
+    return _send_halves(client, target, batch, retry_for_s, is_alias)
+
+
+def _send_halves(client: OpenSearch, target: str, batch: list[bytes], retry_for_s: float, is_alias: bool) -> Written:
+    """Part the line that has the whole request refused (too large, say) from the others."""
+    if len(batch) == 1:
+        reason = f"the request is refused: {batch[0][:200]!r}"
+        return Written(documents=1, rejected=1, bytes=len(batch[0]), reasons=Counter([reason]))
+    middle = len(batch) // 2
+    written = _send(client, target, batch[:middle], retry_for_s, is_alias)
+    written.add(_send(client, target, batch[middle:], retry_for_s, is_alias))
+    return written
 
 
 def _passes(error: Exception) -> bool:

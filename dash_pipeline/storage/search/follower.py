@@ -327,10 +327,10 @@ class Follower:
             done = not more and self._outbox.first_id > (last_id or 0)
             if stopping and (done or time.monotonic() >= self._give_up_at):
                 break
-            if not stopping:
+            if stopping:
+                time.sleep(0.05)
+            else:
                 self._stop.wait(max(0.0, rest))
-            elif more:
-                time.sleep(min(max(0.0, rest), 0.1))
         self._disconnect()
 
     def _connected(self) -> Connection:
