@@ -107,13 +107,12 @@ def block(chain: Chain, transactions: int) -> Iterator[tuple[str, bytes]]:
             f' "0x{"0" * 24}{wallet[2:]}", "0x{"0" * 24}{wallet[2:]}"]'
         )
         sync = '["0x1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1"]'
-        yield "log", (
-            f'{{"type": "log", "log_index": {3 * index}, {at}, "data": "0x{word}{word}", "topics": {sync}, {tail}'
-        ).encode()
-        yield "log", (
-            f'{{"type": "log", "log_index": {3 * index + 1}, {at}, "data": "0x{word}{"0" * 64}{"0" * 64}{word}",'
-            f' "topics": {swap}, {tail}'
-        ).encode()
+        head = '{"type": "log", "log_index": '
+        yield "log", f'{head}{3 * index}, {at}, "data": "0x{word}{word}", "topics": {sync}, {tail}'.encode()
+        yield (
+            "log",
+            (f'{head}{3 * index + 1}, {at}, "data": "0x{word}{"0" * 128}{word}", "topics": {swap}, {tail}').encode(),
+        )
         yield "token_transfer", transfer(chain, 3 * index + 2, tx)
 
 

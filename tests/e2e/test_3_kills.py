@@ -23,51 +23,65 @@ from dash_pipeline.feed.wait import end_offsets, missing
 from dash_pipeline.kafka import confluent_options
 from dash_pipeline.market import RECORDED
 from dash_pipeline.settings import Settings
-from dash_pipeline.stack import Stack
+from dash_pipeline.stack import Stack, processes
 from dash_pipeline.storage import timescale
 from dash_pipeline.storage.search.bulk import client
 from dash_pipeline.topics import TYPES, topic_name
 
 KILLS = 20
+KILL_FOR_S = 400
 CHAIN = "polygon"  # no other end-to-end test feeds it
 TARGETS = ("run", "kafka", "timescale", "opensearch", "daemon")
-BETWEEN_S = (2.0, 7.0)
+BETWEEN_S = (1.0, 5.0)
 SETTLE_S = 420
 
 
-def runs() -> list[int]:
-    """Processes that execute a lane's run."""
+def runs(stack: Stack) -> list[int]:
+    """Processes that execute runs: the code server spawns one for each."""
+    server = stack.pid("code-ingestion")
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for pid in processes.tree(server) - {server}:
         try:
-            command = (process / "cmdline").read_bytes()
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"execute_run" in command and b"ingest_" + CHAIN.encode() in command:
-            found.append(int(process.name))
+        if b"spawn_main" in command:
+            found.append(pid)
     return found
 
 
 class Feed(threading.Thread):
-    """Publishes the recorded market slowly enough to last through the kills; its producer never gives up."""
+    """Publishes the recorded market, and then again, slowly, until it is told that the kills are over; whole once at
+    least. Its producer never gives up."""
 
-    def __init__(self, settings: Settings, done: threading.Event) -> None:
-        super().__init__(name="feed")
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(name="feed", daemon=True)
+        self.kills_over = threading.Event()
         self.sent: Counter[str] = Counter()
-        self._done = done
+        self.whole = False
         self._producer = Producer(
             confluent_options(settings)
-            | {"enable.idempotence": True, "message.timeout.ms": 600_000, "queue.buffering.max.messages": 1_000_000}
+            | {
+                "enable.idempotence": True,
+                "log_level": 2,
+                "message.timeout.ms": 600_000,
+                "queue.buffering.max.messages": 1_000_000,
+            }
         )
 
     def run(self) -> None:
-        recorded = [path for path in RECORDED.iterdir() if path.name.endswith(files.SUFFIXES)]
-        for i, (message, line) in enumerate(files.merged(recorded)):
-            if i % 100 == 0 and not self._done.is_set():
-                time.sleep(0.15)
-            self._producer.produce(topic_name(CHAIN, message.type), line)
-            self._producer.poll(0)
-            self.sent[message.type] += 1
+        (recorded,) = files.find([RECORDED]).groups
+        self.sent = files.check(recorded)
+        while not (self.whole and self.kills_over.is_set()):
+            for i, (message, line) in enumerate(files.merged(recorded)):
+                self._producer.produce(topic_name(CHAIN, message.type), line)
+                self._producer.poll(0)
+                if self.kills_over.is_set():
+                    if self.whole:
+                        break
+                elif i % 100 == 0:
+                    time.sleep(0.25)
+            self.whole = True
         assert self._producer.flush(300) == 0
 
 
@@ -76,7 +90,7 @@ def kill(stack: Stack, target: str) -> bool:
     if target != "run":
         stack.kill(target)
         return True
-    found = runs()
+    found = runs(stack)
     for pid in found:
         os.kill(pid, signal.SIGKILL)
     return bool(found)
@@ -86,12 +100,14 @@ def kill(stack: Stack, target: str) -> bool:
 def test_nothing_is_lost_or_doubled(platform: Stack, seed: int) -> None:
     settings, dice, killed = platform.settings(), random.Random(seed), Counter[str]()
     topics.ensure(settings, [CHAIN])
-    done = threading.Event()
-    feed = Feed(settings, done)
+    feed = Feed(settings)
     feed.start()
     order = list(TARGETS) * (KILLS // len(TARGETS))
     dice.shuffle(order)
+    deadline = time.monotonic() + KILL_FOR_S
     while order:
+        assert feed.is_alive(), "the feed died"
+        assert time.monotonic() < deadline, f"only {dict(killed)}"
         time.sleep(dice.uniform(*BETWEEN_S))
         target = order.pop(0)
         if target != "run":
@@ -101,7 +117,7 @@ def test_nothing_is_lost_or_doubled(platform: Stack, seed: int) -> None:
         else:
             order.append(target)  # no run is alive at the moment: its turn comes later
             order.sort(key=lambda _: dice.random())
-    done.set()
+    feed.kills_over.set()
     feed.join(400)
     assert not feed.is_alive()
     for target in TARGETS[1:]:

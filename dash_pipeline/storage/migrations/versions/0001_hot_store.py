@@ -117,7 +117,8 @@ COMMENT ON TABLE ops.block_tree IS 'Every block heard of and the branch it is on
 CREATE TABLE ops.chains (
     chain text PRIMARY KEY, tip_number int8, tip_hash bytea, tip_ts timestamptz,
     finalised_number int8 NOT NULL DEFAULT -1, updated_at timestamptz NOT NULL DEFAULT now());
-COMMENT ON TABLE ops.chains IS 'The newest canonical block of each chain (its watermark) and the height no fork may go below';
+COMMENT ON TABLE ops.chains IS 'The newest canonical block of each chain (its watermark), and the height that
+ no fork may go below';
 
 CREATE TABLE ops.reorgs (
     id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, chain text NOT NULL, depth int NOT NULL,
@@ -136,7 +137,8 @@ CREATE TABLE ops.search_watermark (
     PRIMARY KEY (topic, partition));
 COMMENT ON TABLE ops.search_watermark IS 'Up to which offset of each partition the indexes are complete';
 CREATE SEQUENCE ops.search_version;
-COMMENT ON SEQUENCE ops.search_version IS 'Taken before the rows of a document are read: a later version has seen at least as much';
+COMMENT ON SEQUENCE ops.search_version IS 'Taken before the rows of a document are read: a later version has seen
+ at least as much';
 """
 
 
@@ -144,7 +146,8 @@ def upgrade() -> None:
     run = op.get_bind().exec_driver_sql
     run(CHAIN)
     for table in HYPERTABLES:
-        run(f"SELECT create_hypertable('chain.{table}', by_range('ts', INTERVAL '1 day'), create_default_indexes => false)")
+        by_day = "by_range('ts', INTERVAL '1 day'), create_default_indexes => false"
+        run(f"SELECT create_hypertable('chain.{table}', {by_day})")
     for table, key in KEYS.items():
         run(f"CREATE UNIQUE INDEX {table}_key ON chain.{table} ({key})")
         run(f"CREATE TABLE side.{table} (LIKE chain.{table})")
