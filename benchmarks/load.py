@@ -128,7 +128,7 @@ def _transaction(chain: Chain, index: int, tx: str, wallet: str, pool: str) -> b
 
 
 def send_blocks(settings: Settings, chain: str, rate: float, seconds: float, linger_ms: float, per_block: int) -> int:
-    """Publish blocks of about `per_block` events at `rate` events/s for `seconds`, evenly; how many events were sent."""
+    """Publish blocks of about `per_block` events at `rate` events/s for `seconds`, evenly; how many were sent."""
     out, blocks, sent = producer(settings, linger_ms), Chain(spacing_s=max(1, round(per_block / rate))), 0
     names = {"block": "blocks", "transaction": "transactions", "log": "logs", "token_transfer": "token_transfers"}
     tick, started = 0.002, time.perf_counter()
