@@ -134,8 +134,8 @@ def test_every_column_is_written_and_mapped(table: Any) -> None:
 
 
 def test_only_what_is_searched_costs_the_index() -> None:
-    mapping = fields.properties(TRANSACTIONS, ("value", "value_f"))
-    assert mapping["value"] == {"type": "keyword"}
+    mapping = fields.properties(TRANSACTIONS, ("value", "value_f"), ("value_f",))
+    assert mapping["value"] == {"type": "keyword", "doc_values": False}
     assert mapping["value_f"] == {"type": "double"}
     assert mapping["input"] == {"type": "keyword", "index": False, "doc_values": False}
     assert mapping["extra"] == {"type": "object", "enabled": False}
