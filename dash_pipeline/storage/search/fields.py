@@ -16,8 +16,14 @@ from dash_pipeline.storage.tables import Table
 Mapping = dict[str, Any]
 
 KEYWORD: Mapping = {"type": "keyword"}
-# Kept in the document, not searched, sorted or aggregated: costs nothing but its bytes.
+# Queried, never sorted or aggregated.
+TERM: Mapping = {"type": "keyword", "doc_values": False}
+# Kept in the document and neither queried nor sorted: costs nothing but its bytes.
 STORED: Mapping = {"type": "keyword", "index": False, "doc_values": False}
+# Sorted and aggregated, not queried.
+COUNT: Mapping = {"type": "long", "index": False}
+MEASURE: Mapping = {"type": "double", "index": False}
+SEEN: Mapping = {"type": "date", "index": False}
 LONG: Mapping = {"type": "long"}
 INTEGER: Mapping = {"type": "integer"}
 DOUBLE: Mapping = {"type": "double"}
@@ -57,17 +63,19 @@ def hex_text(expression: str) -> str:
     return f"'0x' || encode({expression}, 'hex')"
 
 
-def properties(table: Table, searchable: Collection[str], skip: Collection[str] = ()) -> dict[str, Mapping]:
-    """The mapping of the fields that `select_list` writes; only `searchable` ones cost the index anything."""
+def properties(
+    table: Table, searched: Collection[str], sorted_by: Collection[str] = (), skip: Collection[str] = ()
+) -> dict[str, Mapping]:
+    """The mapping of the fields that `select_list` writes: `searched` ones can be queried, `sorted_by` ones sorted and
+    aggregated; all others are kept in the document and cost the index nothing."""
     return {
-        name: _mapping(column.type, name in searchable) for name, column in table.columns.items() if name not in skip
+        name: _mapping(column.type, name in searched, name in sorted_by)
+        for name, column in table.columns.items()
+        if name not in skip
     }
 
 
-def _mapping(type_: str, searchable: bool) -> Mapping:
+def _mapping(type_: str, searched: bool, sorted_by: bool) -> Mapping:
     if type_ == "jsonb":
         return {"type": "object", "enabled": False}
-    mapping = _MAPPINGS[type_]
-    if searchable:
-        return mapping
-    return {"type": mapping["type"], "index": False, "doc_values": False}
+    return _MAPPINGS[type_] | ({} if searched else {"index": False}) | ({} if sorted_by else {"doc_values": False})

@@ -14,6 +14,7 @@ transaction keeps its sender whatever block it is in, so its document never chan
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -22,9 +23,25 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError, RequestError
 
 from dash_pipeline.settings import Settings
-from dash_pipeline.storage.search.bulk import client, opensearch_errors
-from dash_pipeline.storage.search.fields import DATE, DOUBLE, INTEGER, KEYWORD, LONG, NAME, STORED, Mapping, properties
+from dash_pipeline.storage.search.bulk import client, one_line, opensearch_errors
+from dash_pipeline.storage.search.fields import (
+    COUNT,
+    DATE,
+    DOUBLE,
+    INTEGER,
+    KEYWORD,
+    LONG,
+    MEASURE,
+    NAME,
+    SEEN,
+    STORED,
+    TERM,
+    Mapping,
+    properties,
+)
 from dash_pipeline.storage.tables import LOGS, POOL_EVENTS, TOKEN_TRANSFERS, TRANSACTIONS
+
+log = logging.getLogger(__name__)
 
 TRANSACTIONS_INDEX = "transactions"
 TOKENS_INDEX = "token-performance"
@@ -40,21 +57,18 @@ LOG_SKIP = (*EMBEDDED_SKIP, "topic0", "topic1", "topic2", "topic3")
 
 
 def _transactions() -> dict[str, Mapping]:
-    searchable = (
-        "chain", "ts", "block_number", "block_hash", "tx_hash", "from_address", "to_address", "value", "value_f",
-        "tx_index", "transaction_type", "receipt_status", "receipt_contract_address", "receipt_gas_used",
-    )  # fmt: skip
+    sorted_by = ("ts", "block_number", "tx_index", "value_f", "from_address", "to_address", "receipt_gas_used")
+    searched = ("chain", "block_hash", "tx_hash", "value", "transaction_type", "receipt_status", *sorted_by)
     # Arrays of plain objects, not nested ones: a nested object is a hidden document of its own, which would make an
     # average transaction twelve documents. Who needs two conditions on one log filters the hits.
-    logs = properties(LOGS, ("address",), LOG_SKIP) | {"topics": KEYWORD}
-    transfers = properties(TOKEN_TRANSFERS, ("token_address", "from_address", "to_address", "value_f"), EMBEDDED_SKIP)
-    events = properties(POOL_EVENTS, ("protocol", "event", "pool"), EMBEDDED_SKIP)
-    return properties(TRANSACTIONS, searchable) | {
+    logs = properties(LOGS, ("address",), skip=LOG_SKIP) | {"topics": TERM}
+    parties = ("token_address", "from_address", "to_address")
+    return properties(TRANSACTIONS, (*searched, "receipt_contract_address"), sorted_by) | {
         "method": KEYWORD,
-        "wallets": KEYWORD,
+        "wallets": TERM,
         "logs": {"properties": logs},
-        "token_transfers": {"properties": transfers},
-        "pool_events": {"properties": events},
+        "token_transfers": {"properties": properties(TOKEN_TRANSFERS, parties, skip=EMBEDDED_SKIP)},
+        "pool_events": {"properties": properties(POOL_EVENTS, ("event", "pool"), skip=EMBEDDED_SKIP)},
     }
 
 
@@ -86,11 +100,12 @@ def _tokens() -> dict[str, Mapping]:
 def _wallets() -> dict[str, Mapping]:
     counts = ("tx_sent", "tx_received", "tx_failed", "transfers_out", "transfers_in", "tokens", "swaps")
     amounts = ("value_out", "value_in", "fee")
+    # Many documents a second: only what they are found by is indexed.
     return (
-        {"chain": KEYWORD, "wallet": KEYWORD, "day": DATE, "first_seen": DATE, "last_seen": DATE}
-        | dict.fromkeys(counts, LONG)
+        {"chain": TERM, "wallet": TERM, "day": DATE, "first_seen": SEEN, "last_seen": SEEN}
+        | dict.fromkeys(counts, COUNT)
         | dict.fromkeys(amounts, STORED)
-        | {f"{name}_f": DOUBLE for name in amounts}
+        | {f"{name}_f": MEASURE for name in amounts}
     )
 
 
@@ -118,7 +133,11 @@ def ensure(settings: Settings, chains: Iterable[str] = ()) -> list[str]:
 def _ensure_index(opensearch: OpenSearch, index: str, chain: str) -> str | None:
     name = alias(index, chain)
     if opensearch.indices.exists_alias(name=name):
-        opensearch.indices.put_mapping(index=name, body={"properties": PROPERTIES[index]})
+        try:
+            opensearch.indices.put_mapping(index=name, body={"properties": PROPERTIES[index]})
+        except RequestError as error:
+            log.error("%s keeps its mapping until it is rebuilt (`dash-pipeline search rebuild %s`): %s",
+                      name, index, one_line(error))  # fmt: skip
         return None
     body = {"aliases": {index: {}, name: {"is_write_index": True}}}
     try:
