@@ -20,6 +20,9 @@ from dash_pipeline.storage.tables import POOL_EVENTS, POOLS
 
 Words = npt.NDArray[np.uint8]
 
+# A field is a column, or an amount that becomes its exact column and, where the table has one, its `_f` column.
+Fields = dict[str, pl.Series | amounts.Limbs]
+
 _CARRIED = ("chain", "ts", "block_number", "block_hash", "tx_hash", "log_index")
 
 
@@ -50,65 +53,56 @@ def _int32(word: Words) -> pl.Series:
     return pl.Series(np.ascontiguousarray(word[:, 28:]).view(">i4").ravel().astype(np.int32))
 
 
-def _exact(name: str, limbs: amounts.Limbs) -> dict[str, pl.Series]:
-    return {name: amounts.to_columns(limbs)[0]}
-
-
-def _both(name: str, limbs: amounts.Limbs) -> dict[str, pl.Series]:
-    exact, floats = amounts.to_columns(limbs)
-    return {name: exact, f"{name}_f": floats}
-
-
-def _transfer(log: Log) -> dict[str, pl.Series]:
+def _transfer(log: Log) -> Fields:
     return {
         "pool": log.emitter(),
         "sender": _address(log.topic(1)),
         "recipient": _address(log.topic(2)),
-        **_both("amount0", amounts.unsigned(log.data(0))),
+        "amount0": amounts.unsigned(log.data(0)),
     }
 
 
-def _v2_swap(log: Log) -> dict[str, pl.Series]:
+def _v2_swap(log: Log) -> Fields:
     in0, in1, out0, out1 = (amounts.unsigned(log.data(i)) for i in range(4))
     return {
         "pool": log.emitter(),
         "sender": _address(log.topic(1)),
         "recipient": _address(log.topic(2)),
-        **_both("amount0", in0 - out0),
-        **_both("amount1", in1 - out1),
-        **_exact("amount0_out", out0),
-        **_exact("amount1_out", out1),
+        "amount0": in0 - out0,
+        "amount1": in1 - out1,
+        "amount0_out": out0,
+        "amount1_out": out1,
     }
 
 
-def _v2_sync(log: Log) -> dict[str, pl.Series]:
+def _v2_sync(log: Log) -> Fields:
     return {
         "pool": log.emitter(),
-        **_both("reserve0", amounts.unsigned(log.data(0))),
-        **_both("reserve1", amounts.unsigned(log.data(1))),
+        "reserve0": amounts.unsigned(log.data(0)),
+        "reserve1": amounts.unsigned(log.data(1)),
     }
 
 
-def _v2_mint(log: Log) -> dict[str, pl.Series]:
+def _v2_mint(log: Log) -> Fields:
     return {
         "pool": log.emitter(),
         "sender": _address(log.topic(1)),
-        **_both("amount0", amounts.unsigned(log.data(0))),
-        **_both("amount1", amounts.unsigned(log.data(1))),
+        "amount0": amounts.unsigned(log.data(0)),
+        "amount1": amounts.unsigned(log.data(1)),
     }
 
 
-def _v2_burn(log: Log) -> dict[str, pl.Series]:
+def _v2_burn(log: Log) -> Fields:
     return {
         "pool": log.emitter(),
         "sender": _address(log.topic(1)),
         "recipient": _address(log.topic(2)),
-        **_both("amount0", -amounts.unsigned(log.data(0))),
-        **_both("amount1", -amounts.unsigned(log.data(1))),
+        "amount0": -amounts.unsigned(log.data(0)),
+        "amount1": -amounts.unsigned(log.data(1)),
     }
 
 
-def _v2_pair_created(log: Log) -> dict[str, pl.Series]:
+def _v2_pair_created(log: Log) -> Fields:
     return {
         "pool": _address(log.data(0)),
         "sender": log.emitter(),
@@ -117,53 +111,53 @@ def _v2_pair_created(log: Log) -> dict[str, pl.Series]:
     }
 
 
-def _v3_swap(log: Log) -> dict[str, pl.Series]:
+def _v3_swap(log: Log) -> Fields:
     return {
         "pool": log.emitter(),
         "sender": _address(log.topic(1)),
         "recipient": _address(log.topic(2)),
-        **_both("amount0", amounts.signed(log.data(0))),
-        **_both("amount1", amounts.signed(log.data(1))),
-        **_exact("sqrt_price_x96", amounts.unsigned(log.data(2))),
-        **_exact("liquidity", amounts.unsigned(log.data(3))),
+        "amount0": amounts.signed(log.data(0)),
+        "amount1": amounts.signed(log.data(1)),
+        "sqrt_price_x96": amounts.unsigned(log.data(2)),
+        "liquidity": amounts.unsigned(log.data(3)),
         "tick": _int32(log.data(4)),
     }
 
 
-def _v3_mint(log: Log) -> dict[str, pl.Series]:
+def _v3_mint(log: Log) -> Fields:
     return {
         "pool": log.emitter(),
         "sender": _address(log.data(0)),
         "recipient": _address(log.topic(1)),
         "tick_lower": _int32(log.topic(2)),
         "tick_upper": _int32(log.topic(3)),
-        **_exact("liquidity", amounts.unsigned(log.data(1))),
-        **_both("amount0", amounts.unsigned(log.data(2))),
-        **_both("amount1", amounts.unsigned(log.data(3))),
+        "liquidity": amounts.unsigned(log.data(1)),
+        "amount0": amounts.unsigned(log.data(2)),
+        "amount1": amounts.unsigned(log.data(3)),
     }
 
 
-def _v3_burn(log: Log) -> dict[str, pl.Series]:
+def _v3_burn(log: Log) -> Fields:
     return {
         "pool": log.emitter(),
         "recipient": _address(log.topic(1)),
         "tick_lower": _int32(log.topic(2)),
         "tick_upper": _int32(log.topic(3)),
-        **_exact("liquidity", -amounts.unsigned(log.data(0))),
-        **_both("amount0", -amounts.unsigned(log.data(1))),
-        **_both("amount1", -amounts.unsigned(log.data(2))),
+        "liquidity": -amounts.unsigned(log.data(0)),
+        "amount0": -amounts.unsigned(log.data(1)),
+        "amount1": -amounts.unsigned(log.data(2)),
     }
 
 
-def _v3_initialize(log: Log) -> dict[str, pl.Series]:
+def _v3_initialize(log: Log) -> Fields:
     return {
         "pool": log.emitter(),
-        **_exact("sqrt_price_x96", amounts.unsigned(log.data(0))),
+        "sqrt_price_x96": amounts.unsigned(log.data(0)),
         "tick": _int32(log.data(1)),
     }
 
 
-def _v3_pool_created(log: Log) -> dict[str, pl.Series]:
+def _v3_pool_created(log: Log) -> Fields:
     return {
         "pool": _address(log.data(1)),
         "sender": log.emitter(),
@@ -183,7 +177,7 @@ class Event:
     topic0: str
     topics: int
     words: int
-    read: Callable[[Log], dict[str, pl.Series]]
+    read: Callable[[Log], Fields]
 
 
 EVENTS = (
@@ -298,7 +292,7 @@ def pool_events(logs: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def _read(logs: pl.DataFrame, event: Event) -> pl.DataFrame:
-    fields = event.read(Log(logs, event.words))
+    fields = _converted(event.read(Log(logs, event.words)), logs.height)
     return logs.select(
         pl.lit(event.protocol).alias("protocol") if name == "protocol"
         else pl.lit(event.name).alias("event") if name == "event"
@@ -307,6 +301,19 @@ def _read(logs: pl.DataFrame, event: Event) -> pl.DataFrame:
         else pl.lit(None, dtype).alias(name)
         for name, dtype in POOL_EVENTS.schema().items()
     )  # fmt: skip
+
+
+def _converted(fields: Fields, rows: int) -> dict[str, pl.Series]:
+    """The fields as columns; all amounts of an event are converted in one go."""
+    columns = {name: value for name, value in fields.items() if isinstance(value, pl.Series)}
+    limbs = {name: value for name, value in fields.items() if not isinstance(value, pl.Series)}
+    if limbs:
+        exact, floats = amounts.to_columns(np.concatenate(list(limbs.values())))
+        for i, name in enumerate(limbs):
+            columns[name] = exact.slice(i * rows, rows)
+            if f"{name}_f" in POOL_EVENTS.columns:
+                columns[f"{name}_f"] = floats.slice(i * rows, rows)
+    return columns
 
 
 def pools(events: list[pl.DataFrame]) -> pl.DataFrame:

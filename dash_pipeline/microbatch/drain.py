@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -90,6 +91,9 @@ def drain(
     Returns the whole run's account. Raises Unavailable when a server stays away longer than `retry_for_s`, Fenced when
     another run owns a partition; whatever was committed until then stays committed.
     """
+    # Three threads share the interpreter, and the one that commits gives it up at every statement: with the default of
+    # 5 ms it would wait for it longer than for the database.
+    sys.setswitchinterval(0.000_5)
     run = _Run(settings, lane, limits, run_id, on_checkpoint)
     try:
         return run.loop()
@@ -317,9 +321,13 @@ class _Account:
 
 
 class _Reader:
-    """Reads and decodes ahead of the commits, in a thread that has the consumer to itself: a second thread that asks
-    the same client for anything waits for ever. Its errors are raised by `get`. Keeps `ends` at what the fetches
-    report, and tells Kafka's group of `committed`."""
+    """Reads and decodes in a thread that has the consumer to itself: a second thread that asks the same client for
+    anything waits for ever. Its errors are raised by `get`. Keeps `ends` at what the fetches report, and tells Kafka's
+    group of `committed`.
+
+    It reads ahead of the commits only while batches are full. When it has caught up, messages had better gather in
+    Kafka and go with the next batch than wait in a queue behind the one before.
+    """
 
     def __init__(
         self, consumer: Consumer, chain: str, settings: Settings, limits: Limits, ends: dict[Partition, int]
@@ -327,7 +335,7 @@ class _Reader:
         self.committed: dict[Partition, int] = {}
         self._consumer, self._chain, self._settings, self._limits, self._ends = consumer, chain, settings, limits, ends
         self._queue: queue.Queue[tuple[consume.Batch, list[Part]] | Exception] = queue.Queue(_AHEAD)
-        self._stop = threading.Event()
+        self._stop, self._wanted = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         self._thread.start()
 
@@ -336,7 +344,11 @@ class _Reader:
         try:
             while not self._stop.is_set():
                 for batch in consume.read(self._consumer, self._limits.batch_rows, self._limits.batch_bytes, _POLL_S):
-                    self._put((batch, decode_batch(batch, self._chain, self._settings.max_message_bytes)))
+                    parts = decode_batch(batch, self._chain, self._settings.max_message_bytes)
+                    self._wanted.clear()
+                    self._put((batch, parts))
+                    if batch.messages < self._limits.batch_rows:
+                        self._wanted.wait(_TELL_EVERY_S)
                 if time.monotonic() - told_at >= _TELL_EVERY_S:
                     self._ends.update(consume.ends(self._consumer, list(self._ends)))
                     if self.committed is not told:
@@ -355,6 +367,7 @@ class _Reader:
 
     def get(self, wait_s: float) -> tuple[consume.Batch, list[Part]] | None:
         """The next batch, or None when there is none in time."""
+        self._wanted.set()
         try:
             item = self._queue.get(timeout=wait_s)
         except queue.Empty:
@@ -365,6 +378,7 @@ class _Reader:
 
     def close(self) -> None:
         self._stop.set()
+        self._wanted.set()
         self._thread.join()
 
 

@@ -6,8 +6,9 @@ Format: https://www.postgresql.org/docs/17/sql-copy.html (Binary Format), numeri
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ TRAILER = b"\xff\xff"
 
 _NULL = b"\xff\xff\xff\xff"
 _POSTGRES_EPOCH_US = 946_684_800_000_000
+_MINUS = ord("-") - ord("0") + 256
 _FIXED = {"int8": ">i8", "int4": ">i4", "float8": ">f8"}
 
 Bytes = npt.NDArray[np.uint8]
@@ -37,10 +39,10 @@ def _rows(frame: pl.DataFrame, table: Table) -> bytes:
     parts: list[list[bytes]] = []
     for name, column in table.columns.items():
         field = _field(frame[name], column.type)
-        if isinstance(field, pl.Series):
+        if isinstance(field, list):
             if pending:
                 parts.append(_slices(pending))
-            parts.append(field.to_list())
+            parts.append(field)
             pending = []
         else:
             pending.append(field)
@@ -58,17 +60,16 @@ def _slices(matrices: list[Bytes]) -> list[bytes]:
     return rows
 
 
-def _field(values: pl.Series, type_: str) -> Bytes | pl.Series:
-    """A column's fields with their length words: a matrix where all have one width, else a Binary series."""
+def _field(values: pl.Series, type_: str) -> Bytes | list[bytes]:
+    """A column's fields with their length words: a matrix where all have one width, else a list."""
     nulls = values.null_count()
     if nulls == len(values):
         return np.full((len(values), 4), 0xFF, np.uint8)
     if nulls:
         present = _field(values.drop_nulls(), type_)
-        fields = present if isinstance(present, pl.Series) else pl.Series(_slices([present]), dtype=pl.Binary)
-        at = values.is_not_null().arg_true()
-        spread = pl.Series([_NULL], dtype=pl.Binary).new_from_index(0, len(values))
-        return spread.scatter(at, fields)
+        spread = np.full(len(values), _NULL, object)
+        spread[values.is_not_null().to_numpy()] = _slices([present]) if isinstance(present, np.ndarray) else present
+        return spread.tolist()
     if type_ in _FIXED:
         return _with_length(values.to_numpy().astype(_FIXED[type_]).view(np.uint8).reshape(len(values), -1))
     match type_:
@@ -80,9 +81,11 @@ def _field(values: pl.Series, type_: str) -> Bytes | pl.Series:
         case "numeric":
             return _with_length(_numeric(values))
         case "jsonb":
-            return _variable(pl.select(pl.lit(b"\x01") + values.cast(pl.Binary)).to_series())
+            return _variable([b"\x01" + text.encode() for text in values.to_list()])
+        case "text":
+            return _variable(list(map(str.encode, values.to_list())))
         case _:
-            return _variable(values.cast(pl.Binary))
+            return _variable(values.to_list())
 
 
 def _with_length(data: Bytes) -> Bytes:
@@ -90,31 +93,37 @@ def _with_length(data: Bytes) -> Bytes:
     return np.concatenate([np.broadcast_to(width, (len(data), 4)), data], axis=1)
 
 
-def _variable(values: pl.Series) -> Bytes | pl.Series:
-    """Binary values behind their length words."""
-    sizes = values.bin.size()
-    width = sizes[0]
-    if width and sizes.n_unique() == 1:
-        return _with_length(fixed_width(values, width))
-    lengths = sizes.to_numpy().astype(">i4").view("V4").ravel()
-    return pl.Series(lengths.tolist(), dtype=pl.Binary) + values
+def _variable(values: list[bytes]) -> Bytes | list[bytes]:
+    """Bytes behind their length words."""
+    sizes = np.fromiter(map(len, values), ">i4", len(values))
+    if sizes[0] and (sizes == sizes[0]).all():
+        return _with_length(_matrix(b"".join(values), int(sizes[0])))
+    return list(map(operator.add, sizes.view("V4").tolist(), values))
 
 
 def fixed_width(values: pl.Series, width: int) -> Bytes:
     """Binary values of `width` bytes each, none null, as a matrix (rows, width) of uint8."""
-    return values.bin.reinterpret(dtype=pl.Array(pl.UInt8, width)).to_numpy()
+    return _matrix(b"".join(values.to_list()), width)
+
+
+def _matrix(joined: bytes, width: int) -> Bytes:
+    return np.frombuffer(joined, np.uint8).reshape(-1, width)
 
 
 def _numeric(values: pl.Series) -> Bytes:
     """Decimal digits as base-10000 numerics. Leading zero digits are sent as they are: the server normalises them."""
-    digits = values.str.strip_prefix("-")
-    width = -(-int(digits.str.len_bytes().max()) // 4) * 4  # type: ignore[arg-type]
-    text = fixed_width(digits.str.zfill(width).cast(pl.Binary), width) - ord("0")
+    texts: list[str] = values.to_list()
+    # zfill puts zeros behind a sign, so that a sign is always first; it is a digit like the others once it is noted.
+    width = -(-max(map(len, texts)) // 4) * 4
+    text = _matrix("".join(map(str.zfill, texts, repeat(width))).encode(), width) - ord("0")
+    negative = text[:, 0] == _MINUS
+    if negative.any():
+        text[negative, 0] = 0
     groups = text.reshape(len(values), -1, 4).astype(np.int16) @ np.array([1000, 100, 10, 1], np.int16)
     out = np.empty((len(values), 4 + groups.shape[1]), ">i2")
     out[:, 0] = groups.shape[1]
     out[:, 1] = groups.shape[1] - 1
-    out[:, 2] = np.where(values.str.starts_with("-").to_numpy(), 0x4000, 0)
+    out[:, 2] = negative * 0x4000
     out[:, 3] = 0
     out[:, 4:] = groups
     return out.view(np.uint8).reshape(len(values), -1)
