@@ -492,6 +492,25 @@ def test_an_orphaned_block_leaves_and_comes_back(chain: Chain) -> None:
     assert chain.everything() == before
 
 
+def test_a_pool_that_is_created_after_its_trades_and_is_not_any_more(chain: Chain) -> None:
+    """Ranges of blocks arrive in any order, and a reorg takes only the creation."""
+    trade = chain.block(2, NOON + timedelta(minutes=5))
+    chain.trade(trade, "t", 0, (10**18, 3 * 10**6), (1, 1))
+    chain.touch(trade)
+    chain.follow()
+    assert chain.token() is None
+    creation = chain.block(1, NOON)
+    chain.pool(creation)
+    chain.touch(creation)
+    chain.follow()
+    token = chain.token()
+    assert token is not None
+    assert (token["price"], token["trades_1h"]) == (pytest.approx(3.0), 1)
+    chain.move("chain", "side", creation)
+    chain.follow()
+    assert chain.token() is None
+
+
 def test_a_transaction_that_moved_to_another_block_stays(chain: Chain) -> None:
     old = chain.block(1, NOON, "a")
     chain.transaction(old, "tx")
@@ -732,6 +751,7 @@ def test_rebuilds_lose_nothing_that_is_written_meanwhile(chain: Chain, running: 
 
     thread = threading.Thread(target=commit)
     thread.start()
+    eventually(lambda: search.outbox(chain.conn, chain.name).rows > 0)
     try:
         for index in search.INDEXES * 2:
             search.rebuild(chain.settings, index, chain.name)
@@ -777,7 +797,10 @@ def test_what_a_killed_rebuild_left_is_cleared_by_the_next(chain: Chain) -> None
     assert len(chain.all(search.TRANSACTIONS_INDEX)) == 2
 
 
-def test_two_rebuilds_of_one_index_are_refused(chain: Chain) -> None:
+def test_rebuilds_that_cannot_be(chain: Chain) -> None:
+    with pytest.raises(DashError, match="has no blocks of"):
+        search.rebuild(chain.settings, search.TOKENS_INDEX, chain.name)
+    chain.block(1, NOON)
     with (
         search.connect(chain.settings) as other,
         rebuilding._alone(other, search.TOKENS_INDEX, chain.name),

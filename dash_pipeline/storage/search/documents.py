@@ -176,7 +176,7 @@ def _described(name: str, token: str) -> str:
     A contract may say anything; more decimals than a uint256 has digits would only overflow the floats.
     """
     return f"""LEFT JOIN LATERAL (
- SELECT coalesce(r.symbol, t.symbol) AS symbol, t.name, t.total_supply, coalesce(r.decimals, t.decimals) AS known,
+ SELECT coalesce(r.symbol, t.symbol) AS symbol, t.name, t.total_supply, coalesce(r.decimals, t.decimals) AS declared,
   coalesce(r.decimals, CASE WHEN t.decimals BETWEEN 0 AND 77 THEN t.decimals END, 18) AS decimals, t.ts
  FROM (SELECT) one
  LEFT JOIN (SELECT * FROM chain.tokens t WHERE t.chain = %(chain)s AND t.address = {token}
@@ -233,7 +233,7 @@ LEFT JOIN LATERAL (SELECT count(*) AS pools, max(last_trade) AS last_trade, {", 
  FROM rollup.pool_windows w WHERE w.chain = %(chain)s AND w.quote = k.token
  AND w.last_event >= %(as_of)s::timestamptz - interval '7 days 1 hour') o ON true
 CROSS JOIN LATERAL (SELECT %(chain)s::text AS chain, {hex_text("k.token")} AS address, d.symbol, d.name,
- d.known AS decimals, d.total_supply::text AS total_supply, %(as_of)s::timestamptz AS as_of,
+ d.declared AS decimals, d.total_supply::text AS total_supply, %(as_of)s::timestamptz AS as_of,
  m.price * {_per("(q.decimals - d.decimals)")} AS price, {hex_text("m.quote")} AS quote, q.symbol AS quote_symbol,
  2 * b.reserve_quote * {_per("q.decimals")} AS liquidity, {hex_text("m.pool")} AS main_pool, m.protocol,
  b.pools + o.pools AS pools, greatest(b.last_trade, o.last_trade) AS last_trade, x.ts AS last_transfer,

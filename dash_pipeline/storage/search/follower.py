@@ -72,8 +72,7 @@ class Progress:
 def connect(settings: Settings) -> Connection:
     """A connection for the statements of this package. Raises Unavailable when the database cannot be reached."""
     conn = timescale.connect(settings)
-    # Times in documents are UTC. Plans depend on how many keys there are, so none is kept; and on the days asked for,
-    # which exclude chunks when they are known while planning.
+    # Times in documents are UTC.
     conn.execute("SET TIME ZONE 'UTC'")
     # Everything is looked up by keys; a table that has grown since it was analysed must not be read whole for that.
     conn.execute("SET enable_seqscan = off")
@@ -81,6 +80,7 @@ def connect(settings: Settings) -> Connection:
     conn.execute("SET max_parallel_workers_per_gather = 0")
     # A killed run must not hold the chain until its last statement ends.
     conn.execute("SET client_connection_check_interval = '1s'")
+    # A plan is made for the days and the number of keys at hand: chunks are excluded while planning.
     conn.prepare_threshold = None
     return conn
 
@@ -132,6 +132,7 @@ def follow_once(conn: Connection, opensearch: OpenSearch, chain: str, quotes: It
 
 
 def _cycle(conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterable[QuoteToken]) -> Progress:
+    """Rollups before the documents that are made of them; tokens last, once for all days; the outbox when all is in."""
     ids, committed_at = _take(conn, chain)
     progress = Progress(rows=len(ids))
     version = next_version(conn)
@@ -155,7 +156,7 @@ def _cycle(conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterabl
         send(WALLETS_INDEX, documents.wallet_lines(conn, chain, blocks.day, touched.wallets, version, busy))
         rollups.extend_prefixes(conn, chain, blocks, busy)
         tokens.update(touched.tokens)
-        pools.update(touched.minutes[0])
+        pools.update(touched.pools)
     as_of = chain_time(conn, chain)
     if as_of is not None:
         due = rollups.due_pools(conn, chain, as_of, _DUE_PER_CYCLE)

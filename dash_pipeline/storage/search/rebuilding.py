@@ -32,7 +32,8 @@ T = TypeVar("T")
 # Called with steps done and steps in all.
 ProgressCallback = Callable[[int, int], None]
 
-_BLOCKS_AT_ONCE = 256
+# What a step holds the chain for, and with it its followers.
+_BLOCKS_AT_ONCE = 32
 _KEYS_AT_ONCE = 1_000
 
 
@@ -63,25 +64,27 @@ def rebuild(
     """Build `index` (one of `indexes.INDEXES`) anew for one chain, or for all that have blocks, and swap it in.
 
     Searches see the old index until the new one is complete. Returns what was written by chain. Raises DashError for
-    an unknown index or when this rebuild is already under way, Unavailable when a server stays away; the old index is
-    then still in use, and nothing of the new one is left.
+    an unknown index, a chain without blocks or when this rebuild is already under way, Unavailable when a server stays
+    away; the old index is then still in use, and nothing of the new one is left.
     """
     if index not in indexes.INDEXES:
         raise DashError(f"{index!r} is no index; there are {', '.join(indexes.INDEXES)}")
     conn, opensearch = connect(settings), client(settings)
     try:
-        chains = [chain] if chain is not None else _chains_with_blocks(conn, settings)
+        chains = _chains_with_blocks(conn, load_chains(settings.chains_file) if chain is None else [chain])
+        if chain is not None and not chains:
+            raise DashError(f"the database has no blocks of {chain}")
         with opensearch_errors():
             return {one: _rebuild_chain(settings, conn, opensearch, index, one, progress) for one in chains}
     finally:
         conn.close()
 
 
-def _chains_with_blocks(conn: Connection, settings: Settings) -> list[str]:
+def _chains_with_blocks(conn: Connection, chains: Iterable[str]) -> list[str]:
     rows = conn.execute(
         "SELECT chain FROM unnest(%s::text[]) c(chain)"
         " WHERE EXISTS (SELECT FROM ops.block_tree t WHERE t.chain = c.chain)",
-        (list(load_chains(settings.chains_file)),),
+        (list(chains),),
     ).fetchall()
     return [name for (name,) in rows]
 

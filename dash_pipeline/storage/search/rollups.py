@@ -58,10 +58,12 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Touched:
-    """What rows of touched blocks name: `minutes` are (pool, minute) as two lists of the same length."""
+    """What rows of touched blocks name: `pools` had an event or were created, `minutes` are (pool, minute) as two lists
+    of the same length."""
 
     wallets: list[bytes]
     tokens: list[bytes]
+    pools: list[bytes]
     minutes: tuple[list[bytes], list[datetime]]
 
 
@@ -75,7 +77,7 @@ def _both(columns: str, table: str, more: str = "") -> str:
 _TOUCHED = f"""
 WITH t AS MATERIALIZED ({_both("from_address, to_address", "transactions")}),
 x AS MATERIALIZED ({_both("token_address, from_address, to_address", "token_transfers")}),
-p AS MATERIALIZED ({_both("token0, token1", "pools")}),
+p AS MATERIALIZED ({_both("address, token0, token1", "pools")}),
 k AS ({_both("address", "tokens")}),
 e AS MATERIALIZED (SELECT DISTINCT pool, date_trunc('minute', ts) AS minute
       FROM ({_both("pool, ts", "pool_events", f" AND event IN ({_EVENTS})")}) e)
@@ -83,6 +85,7 @@ SELECT
  ARRAY(SELECT from_address FROM t UNION SELECT to_address FROM t WHERE to_address IS NOT NULL
        UNION SELECT from_address FROM x UNION SELECT to_address FROM x),
  ARRAY(SELECT token_address FROM x UNION SELECT address FROM k UNION SELECT token0 FROM p UNION SELECT token1 FROM p),
+ ARRAY(SELECT address FROM p UNION SELECT pool FROM e),
  ARRAY(SELECT pool FROM e ORDER BY pool, minute), ARRAY(SELECT minute FROM e ORDER BY pool, minute)
 """
 
@@ -91,8 +94,8 @@ def touched(conn: Connection, chain: str, blocks: Blocks) -> Touched:
     """The wallets, tokens and minutes of pools that rows of these blocks name, canonical or not."""
     row = conn.execute(_TOUCHED, {"chain": chain, "blocks": blocks.hashes, "day": blocks.day}, binary=True).fetchone()
     assert row is not None
-    wallets, tokens, pools, minutes = row
-    return Touched(wallets, tokens, (pools, minutes))
+    wallets, tokens, pools, minutes_of, minutes = row
+    return Touched(wallets, tokens, pools, (minutes_of, minutes))
 
 
 # ---------------------------------------------------------------------------------------------- swaps by sender
