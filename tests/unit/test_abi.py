@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from keccak import keccak256
+from tests.keccak import keccak256
 
 from dash_pipeline.events import abi
 from dash_pipeline.storage.tables import LOGS, POOL_EVENTS, POOLS
