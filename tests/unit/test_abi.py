@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from tests.keccak import keccak256
 
 from dash_pipeline.events import abi
 from dash_pipeline.storage.tables import LOGS, POOL_EVENTS, POOLS
+from tests.keccak import keccak256
 
 # The events as their contracts declare them.
 SIGNATURES = {
