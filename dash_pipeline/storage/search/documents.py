@@ -135,7 +135,7 @@ _WALLET_COLUMNS = ", ".join(
 _WALLET_LINES = f"""{WALLET_TOTALS}
 SELECT CASE WHEN w.first_seen IS NULL THEN {_line("delete", _WALLET_ID, hex_text("w.wallet"), None)}
  ELSE {_line("index", _WALLET_ID, hex_text("w.wallet"), "row_to_json(d)")} END,
- CASE WHEN w.fresh > %(busy)s THEN w.wallet END
+ CASE WHEN w.fresh > %(busy)s AND w.since < %(settled)s THEN w.wallet END
 FROM totals w CROSS JOIN LATERAL (SELECT %(chain)s::text AS chain, {hex_text("w.wallet")} AS wallet,
  (%(day)s::timestamptz)::date AS day, {_WALLET_COLUMNS}, cardinality(w.tokens) AS tokens,
  w.first_seen, w.last_seen) d
@@ -145,11 +145,18 @@ _WALLETS_AT_ONCE = 2_000
 
 
 def wallet_lines(
-    conn: Connection, chain: str, day: datetime, wallets: Sequence[bytes], version: int, busy: list[bytes]
+    conn: Connection,
+    chain: str,
+    day: datetime,
+    wallets: Sequence[bytes],
+    version: int,
+    settled: datetime | None = None,
+    busy: list[bytes] | None = None,
 ) -> Iterator[bytes]:
     """The wallets' documents of one day; a wallet without a row on it is a deletion.
 
-    Wallets that took many rows to sum up are added to `busy` (for `rollups.extend_prefixes`).
+    Wallets that took many rows to sum up, some of them from before `settled`, are added to `busy` (for
+    `rollups.extend_prefixes`).
     """
     for start in range(0, len(wallets), _WALLETS_AT_ONCE):
         params = {
@@ -159,10 +166,11 @@ def wallet_lines(
             "wallets": list(wallets[start : start + _WALLETS_AT_ONCE]),
             "version": version,
             "busy": BUSY_ROWS,
+            "settled": settled or day,
         }
         with conn.cursor(binary=True) as cursor:
             for line, wallet in cursor.stream(_WALLET_LINES, params, size=_FETCH):
-                if wallet is not None:
+                if wallet is not None and busy is not None:
                     busy.append(wallet)
                 yield line
 

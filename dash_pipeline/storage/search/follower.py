@@ -153,7 +153,8 @@ def _cycle(conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterabl
         rollups.drop_prefixes(conn, chain, blocks, touched.wallets)
         send(TRANSACTIONS_INDEX, documents.transaction_lines(conn, chain, blocks, version))
         busy: list[bytes] = []
-        send(WALLETS_INDEX, documents.wallet_lines(conn, chain, blocks.day, touched.wallets, version, busy))
+        settled = rollups.settled(blocks)
+        send(WALLETS_INDEX, documents.wallet_lines(conn, chain, blocks.day, touched.wallets, version, settled, busy))
         rollups.extend_prefixes(conn, chain, blocks, busy)
         tokens.update(touched.tokens)
         pools.update(touched.pools)

@@ -160,7 +160,7 @@ def _fill_wallets(job: _Job, settings: Settings, progress: ProgressCallback) -> 
 def _send_wallets(job: _Job, day: datetime, wallets: set[bytes]) -> None:
     for keys in _slices(list(wallets), _KEYS_AT_ONCE):
         with job.step() as version:
-            job.send(documents.wallet_lines(job.conn, job.chain, day, keys, version, busy=[]))
+            job.send(documents.wallet_lines(job.conn, job.chain, day, keys, version))
 
 
 def _fill_tokens(job: _Job, settings: Settings, progress: ProgressCallback) -> None:

@@ -5,8 +5,9 @@ Belongs here: what touched blocks touch, and bringing the rollups of that up to 
 
 Nothing is counted up or down: a bucket is computed anew from its rows, so a replay, a crash and a reorg all leave what
 the committed rows say. Two things keep that cheap whatever the history: buckets are small (a pool's minute), and a busy
-wallet's day is summed once up to a moment before the newest rows (`rollup.wallet_prefixes`) and thrown away if an older
-row appears. Whoever calls holds the chain's lock (`follower.py`), so nobody else recomputes the same bucket.
+wallet's day is summed up until a moment before the newest rows (`rollup.wallet_prefixes`); sums that an older row turns
+out to belong to are thrown away. Whoever calls holds the chain's lock (`follower.py`), so nobody else recomputes the
+same bucket.
 """
 
 from __future__ import annotations
@@ -324,10 +325,10 @@ def due_pools(conn: Connection, chain: str, as_of: datetime, limit: int) -> list
 
 # ---------------------------------------------------------------------------------------------- wallets' days
 
-# A wallet's day with more rows than this, beyond what its prefix sums up, gets its prefix extended.
-BUSY_ROWS = 2_000
-# Rows of the last minutes are likely to be followed by more of the same minutes from other topics.
-PREFIX_LAG = timedelta(minutes=2)
+# A wallet's day with more rows than this that no prefix sums up gets a longer prefix.
+BUSY_ROWS = 200
+# Rows of the last seconds are likely to be followed by more of the same seconds, from other topics.
+PREFIX_LAG = timedelta(seconds=20)
 
 WALLET_SUMS = ("tx_sent", "tx_received", "tx_failed", "value_out", "value_in", "transfers_out", "transfers_in", "swaps",
                "fee")  # fmt: skip
@@ -354,7 +355,8 @@ _PREFIX = "p.chain = %(chain)s AND p.day = (%(day)s::timestamptz)::date AND p.wa
 WALLET_TOTALS = f"""
 WITH k AS MATERIALIZED (
  SELECT w.wallet, coalesce(p.upto, %(day)s) AS since FROM unnest(%(wallets)b::bytea[]) w(wallet)
- LEFT JOIN rollup.wallet_prefixes p ON {_PREFIX} w.wallet),
+ LEFT JOIN LATERAL (SELECT upto FROM rollup.wallet_prefixes p WHERE {_PREFIX} w.wallet AND p.upto <= %(until)s
+  ORDER BY upto DESC LIMIT 1) p ON true),
 moves AS (
  SELECT wallet, since, 'key' AS kind, NULL::timestamptz AS ts, NULL::bytea AS token, NULL::numeric AS value,
   NULL::numeric AS fee, 0 AS n FROM k
@@ -384,14 +386,19 @@ totals AS (
   CASE WHEN p.tokens IS NULL THEN s.tokens WHEN s.tokens <@ p.tokens THEN p.tokens
    ELSE ARRAY(SELECT DISTINCT unnest(s.tokens || p.tokens)) END AS tokens,
   least(s.first_seen, p.first_seen) AS first_seen, greatest(s.last_seen, p.last_seen) AS last_seen
- FROM sums s LEFT JOIN rollup.wallet_prefixes p ON {_PREFIX} s.wallet)
+ FROM sums s LEFT JOIN rollup.wallet_prefixes p ON {_PREFIX} s.wallet AND p.upto = s.since)
 """
 
 _PREFIX_COLUMNS = ("upto", *WALLET_SUMS, "tokens", "first_seen", "last_seen")
 
 
+def settled(blocks: Blocks) -> datetime:
+    """Until when wallets' days may be summed up when these are the newest blocks."""
+    return blocks.first - PREFIX_LAG
+
+
 def drop_prefixes(conn: Connection, chain: str, blocks: Blocks, wallets: Sequence[bytes]) -> None:
-    """Forget the sums of busy wallets' days that rows of these blocks are part of."""
+    """Forget the sums of these wallets' days that rows of these blocks belong to."""
     conn.execute(
         "DELETE FROM rollup.wallet_prefixes WHERE chain = %(chain)s AND day = (%(day)s::timestamptz)::date"
         " AND wallet = ANY(%(wallets)b) AND upto > %(first)s",
@@ -400,16 +407,23 @@ def drop_prefixes(conn: Connection, chain: str, blocks: Blocks, wallets: Sequenc
 
 
 def extend_prefixes(conn: Connection, chain: str, blocks: Blocks, wallets: Sequence[bytes]) -> None:
-    """Sum up busy wallets' days until a moment before these blocks, so that the next time only later rows are read."""
-    upto = blocks.first.replace(second=0, microsecond=0) - PREFIX_LAG
-    if not wallets or upto <= blocks.day:
+    """Sum up busy wallets' days until a moment before these blocks, so that the next time only later rows are read.
+
+    One sum is kept for every hour besides: when older rows appear, what is before them need not be read again.
+    """
+    if not wallets:
         return
+    params = {"chain": chain, "day": blocks.day, "until": settled(blocks), "wallets": list(wallets)}
     columns = ", ".join(_PREFIX_COLUMNS)
     conn.execute(
         f"{WALLET_TOTALS} INSERT INTO rollup.wallet_prefixes (chain, day, wallet, {columns})"
         f" SELECT %(chain)s, (%(day)s::timestamptz)::date, wallet, %(until)s, {', '.join(_PREFIX_COLUMNS[1:])}"
-        " FROM totals WHERE since < %(until)s AND first_seen IS NOT NULL"
-        " ON CONFLICT (chain, day, wallet) DO UPDATE SET"
-        f" {', '.join(f'{c} = excluded.{c}' for c in _PREFIX_COLUMNS)}",
-        {"chain": chain, "day": blocks.day, "until": upto, "wallets": list(wallets)},
+        " FROM totals WHERE since < %(until)s AND first_seen IS NOT NULL",
+        params,
+    )
+    conn.execute(
+        f"DELETE FROM rollup.wallet_prefixes o USING rollup.wallet_prefixes p WHERE {_PREFIX} o.wallet"
+        " AND o.chain = p.chain AND o.day = p.day AND o.wallet = ANY(%(wallets)b) AND o.upto < p.upto"
+        " AND date_trunc('hour', o.upto) = date_trunc('hour', p.upto)",
+        params,
     )

@@ -31,8 +31,8 @@ CREATE TABLE rollup.wallet_prefixes (
     chain text, day date, wallet bytea, upto timestamptz NOT NULL, tx_sent int8 NOT NULL, tx_received int8 NOT NULL,
     tx_failed int8 NOT NULL, value_out numeric NOT NULL, value_in numeric NOT NULL, transfers_out int8 NOT NULL,
     transfers_in int8 NOT NULL, swaps int8 NOT NULL, fee numeric NOT NULL, tokens bytea[] NOT NULL,
-    first_seen timestamptz NOT NULL, last_seen timestamptz NOT NULL, PRIMARY KEY (wallet, day, chain));
-COMMENT ON TABLE rollup.wallet_prefixes IS 'Busy wallets'' day up to (not with) a moment before the newest rows';
+    first_seen timestamptz NOT NULL, last_seen timestamptz NOT NULL, PRIMARY KEY (wallet, day, chain, upto));
+COMMENT ON TABLE rollup.wallet_prefixes IS 'What busy wallets did on a day until `upto`, not with it';
 
 CREATE TABLE rollup.pool_windows (
     chain text, pool bytea, protocol text NOT NULL, base bytea NOT NULL, quote bytea NOT NULL,
