@@ -187,7 +187,7 @@ def _described(name: str, token: str) -> str:
  SELECT coalesce(r.symbol, t.symbol) AS symbol, t.name, t.total_supply, coalesce(r.decimals, t.decimals) AS declared,
   coalesce(r.decimals, CASE WHEN t.decimals BETWEEN 0 AND 77 THEN t.decimals END, 18) AS decimals, t.ts
  FROM (SELECT) one
- LEFT JOIN (SELECT * FROM chain.tokens t WHERE t.chain = %(chain)s AND t.address = {token}
+ LEFT JOIN (SELECT * FROM chain.tokens t WHERE {of_chain("t")} AND t.address = {token}
   ORDER BY t.ts DESC LIMIT 1) t ON true
  LEFT JOIN registry r ON r.address = {token}) {name} ON true"""
 

@@ -272,7 +272,7 @@ fresh AS MATERIALIZED (
  {"".join(_window_columns(w) for w in WINDOWS)}
  FROM k
  CROSS JOIN LATERAL (SELECT protocol, token0, token1 FROM chain.pools p
-  WHERE p.chain = %(chain)s AND p.address = k.pool ORDER BY p.ts DESC LIMIT 1) p
+  WHERE {of_chain("p")} AND p.address = k.pool ORDER BY p.ts DESC LIMIT 1) p
  CROSS JOIN LATERAL (SELECT array_position(%(quotes)b::bytea[], p.token0) AS r0,
   array_position(%(quotes)b::bytea[], p.token1) AS r1) r
  CROSS JOIN LATERAL (SELECT CASE WHEN r0 IS NULL AND r1 IS NULL

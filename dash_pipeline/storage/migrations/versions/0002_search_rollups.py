@@ -63,11 +63,9 @@ CREATE TABLE ops.search_rebuilds (
     index text, chain text, target text NOT NULL, started_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (index, chain));
 COMMENT ON TABLE ops.search_rebuilds IS 'Indexes being built: documents go to the old and the new';
--- Found by address, while an index on (chain, block_hash) looks as good to a planner that knows no rows of the chain.
-DROP INDEX chain.pools_key;
-CREATE UNIQUE INDEX pools_key ON chain.pools (address, chain, block_hash);
-DROP INDEX chain.tokens_key;
-CREATE UNIQUE INDEX tokens_key ON chain.tokens (address, chain, block_hash);
+-- Few rows; the key begins with the chain, as another index does, and either looks as good for a new chain.
+CREATE INDEX pools_address ON chain.pools (address);
+CREATE INDEX tokens_address ON chain.tokens (address);
 CREATE INDEX search_outbox_chain ON ops.search_outbox (chain, id);
 """
 
@@ -87,8 +85,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     run = op.get_bind().exec_driver_sql
     run("DROP INDEX ops.search_outbox_chain")
-    for table in ("pools", "tokens"):
-        run(f"DROP INDEX chain.{table}_key")
-        run(f"CREATE UNIQUE INDEX {table}_key ON chain.{table} (chain, address, block_hash)")
+    run("DROP INDEX chain.pools_address, chain.tokens_address")
     run("DROP TABLE ops.search_rebuilds")
     run("DROP SCHEMA rollup CASCADE")
