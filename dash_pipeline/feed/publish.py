@@ -31,6 +31,7 @@ LINGER_MS_AT_A_RATE = 1
 # A broker that answers at all may take this long.
 SHORTEST_PATIENCE_S = 10.0
 # How long closing may take when there is nobody to say goodbye to.
+TOLD_WITHIN_S = 5.0
 CLOSE_S = 2
 # Sleeping for less costs more than it waits.
 SHORTEST_SLEEP_S = 0.001
@@ -75,6 +76,7 @@ class KafkaSink:
         self.delivered: Counter[str] = Counter()
         self._settings = settings
         self._unflushed = 0
+        self._sent = self._told = 0
         self._patience_s = max(settings.retry_for_s, SHORTEST_PATIENCE_S)
         with kafka_errors(settings):
             self._producer = KafkaProducer(
@@ -105,7 +107,9 @@ class KafkaSink:
             future = self._producer.send(topic, value, key)
         except KafkaError as error:
             raise as_dash_error(self._settings, error) from error
+        self._sent += 1
         future.add_callback(self._count, topic)
+        future.add_errback(self._refused)
 
     def flush(self) -> None:
         """Wait until the broker has, or has refused, every message sent.
@@ -114,10 +118,18 @@ class KafkaSink:
         """
         with kafka_errors(self._settings):
             self._producer.flush(timeout=self._patience_s)
+        # The library's flush ends when the last answer is known, a moment before it is told to whoever asked.
+        deadline = time.monotonic() + TOLD_WITHIN_S
+        while self._told < self._sent and time.monotonic() < deadline:
+            time.sleep(0.001)
         self._unflushed = 0
 
     def _count(self, topic: str, _metadata: object) -> None:
         self.delivered[topic] += 1
+        self._told += 1
+
+    def _refused(self, _error: object) -> None:
+        self._told += 1
 
 
 class Stopped(DashError):

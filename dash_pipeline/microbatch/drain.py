@@ -246,7 +246,7 @@ class _Run:
                 latency.add(topic.timestamps, batch.consumed_ms, decoded_ms, committed_ms)
         for account in (self.recent, self.total):
             account.add(batch, done)
-        self.follower.wake()
+        self.follower.wake(full=batch.messages >= self.limits.batch_rows)
 
     def _sweep(self) -> None:
         assert self.conn is not None

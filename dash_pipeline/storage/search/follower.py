@@ -42,6 +42,8 @@ _DUE_PER_CYCLE = 500
 _RETRY_FOR_S = 2.0
 _POLL_S = 0.5
 _LONGEST_PAUSE_S = 10.0
+# How long the indexes wait at most for a lane with a backlog, each time.
+_REST_S = 10.0
 
 
 @dataclass
@@ -262,6 +264,7 @@ class Follower:
         self._indexes_there = False
         self._outbox = Outbox()
         self._committed: float | None = None
+        self._lane_is_full = False
         self._wake, self._stop = threading.Event(), threading.Event()
         self._give_up_at = float("inf")
         self._thread = threading.Thread(target=self._run, name=f"search-{chain}", daemon=True)
@@ -283,8 +286,10 @@ class Follower:
         self.wake()
         self._thread.start()
 
-    def wake(self) -> None:
-        """Something was committed."""
+    def wake(self, full: bool = False) -> None:
+        """Something was committed; `full`: the lane has a backlog and commits full batches. Following them one by one
+        would take the processors from it, so the indexes wait until it has caught up, or for a while."""
+        self._lane_is_full = full
         if self._committed is None:
             self._committed = time.time()
         self._wake.set()
@@ -301,6 +306,9 @@ class Follower:
     def _run(self) -> None:
         pause, more, last_id = self._interval_s, True, None
         while True:
+            rested = time.monotonic()
+            while self._lane_is_full and not self._stop.is_set() and time.monotonic() - rested < _REST_S:
+                self._stop.wait(self._interval_s)
             if not (more or self._outbox.rows):
                 self._wake.wait(_POLL_S)
             self._wake.clear()
