@@ -85,7 +85,8 @@ class Kafka(Server):
             for user, password in users.items()
             for argument in ("--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]")
         ]
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # A zero in front: an id that begins with a hyphen would be taken for an option.
+        cluster = base64.urlsafe_b64encode(bytes([0, *uuid.uuid4().bytes[1:]])).decode().rstrip("=")
         conf = place.conf(self.name)
         tool = [str(java), "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]
         logging = f"-Dlog4j2.configurationFile={conf / 'log4j2.yaml'}"
