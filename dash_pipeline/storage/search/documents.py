@@ -29,8 +29,8 @@ from dash_pipeline.storage.search.rollups import (
 from dash_pipeline.storage.tables import LOGS, POOL_EVENTS, TOKEN_TRANSFERS, TRANSACTIONS
 from dash_pipeline.storage.timescale import Connection
 
-# Rows fetched at a time.
-_FETCH = 200
+# Rows fetched at a time: after each fetch the thread waits for the lane's to hand the interpreter over.
+_FETCH = 1_000
 # A null is left out, which is what the index makes of it anyway.
 _WITHOUT_NULLS = "json_strip_nulls(row_to_json({}))"
 
