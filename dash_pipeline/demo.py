@@ -35,7 +35,7 @@ from dash_pipeline.topics import TYPES
 
 CHAIN = "anvil"
 LIVE_CHAIN = "anvil_live"
-RATE = 4_000.0
+RATE = 6_000.0
 
 _POLL_S = 0.5
 
