@@ -5,6 +5,7 @@ Belongs here: starting and ending one. Does not belong here: servers that are me
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,17 @@ from typing import Any
 # How long a child may take to end by itself.
 GRACE_S = 5.0
 
+# We may be killed before the child has asked to be told: it looks once whether we are still its parent.
+_ONLY_AS_OUR_CHILD = '[ "$PPID" = "$0" ] && exec "$@"'
+
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a child (`options` are Popen's) that the kernel kills when we are killed.
 
     It is in a session of its own: Ctrl-C is for us, and we end the child when we have done with it.
     """
-    tied = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-    return subprocess.Popen([*tied, *command], start_new_session=True, **options)
+    tied = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _ONLY_AS_OUR_CHILD, str(os.getpid())]
+    return subprocess.Popen([*(tied if shutil.which("setpriv") else []), *command], start_new_session=True, **options)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
