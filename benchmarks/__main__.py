@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: run benchmarks on a stack of their own and print what they measured."""
+"""`python -m benchmarks [NAME ...]`: run benchmarks on a stack of their own, that begins empty; print the figures."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def main(names: list[str]) -> None:
     from dash_pipeline.stack import Stack
 
     stack = Stack.at(home, port_offset=2000)
+    stack.reset()
     stack.up(only=["kafka", "timescale", "opensearch"])
     try:
         for name in names or NAMES:
-            figures = import_module(f"benchmarks.{name}").run(stack.settings())
+            figures = import_module(f"benchmarks.{name}").run(stack)
             about = {"benchmark": name, "date": datetime.date.today().isoformat(), "machine": machine()}
             print(json.dumps(about | figures), flush=True)
     finally:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing as mp
 import time
 
-from benchmarks.load import make_topics, send_blocks
+from benchmarks.load import fresh_database, make_topics, send_blocks
 from dash_pipeline.microbatch.drain import Checkpoint, Limits, drain
 from dash_pipeline.microbatch.lanes import lane
 from dash_pipeline.settings import Settings
+from dash_pipeline.stack import Stack
 
 TYPES = ("blocks", "transactions", "logs", "token_transfers")
 PARTITIONS = 4
@@ -18,9 +19,13 @@ WARM_UP_S = 8
 RATES = ((1_000, 0), (3_000, 1), (10_000, 2))
 
 
-def run(settings: Settings) -> dict[str, object]:
+def run(stack: Stack) -> dict[str, object]:
     """End-to-end latency and its parts at each rate, and how far the index was behind."""
-    return {f"{rate}_per_s": _once(settings, rate, linger) for rate, linger in RATES}
+    figures = {}
+    for rate, linger in RATES:
+        with fresh_database(stack) as settings:
+            figures[f"{rate}_per_s"] = _once(settings, rate, linger)
+    return figures
 
 
 def _once(settings: Settings, rate: int, linger_ms: int) -> dict[str, object]:

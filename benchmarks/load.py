@@ -1,6 +1,6 @@
 """Messages for the benchmarks: the real shapes, as many as one likes.
 
-Belongs here: making and producing load. Does not belong here: measuring it.
+Belongs here: making and producing load, and an empty database for it. Does not belong here: measuring it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from confluent_kafka import Producer
 from kafka import KafkaAdminClient
@@ -15,6 +16,8 @@ from kafka.admin import NewTopic
 
 from dash_pipeline.kafka import confluent_options, kafka_python_options
 from dash_pipeline.settings import Settings
+from dash_pipeline.stack import Stack
+from dash_pipeline.storage import migrate
 
 START = 1_717_200_000
 EVENTS_PER_BLOCK = 200
@@ -30,6 +33,14 @@ def _hex(bytes_: int) -> str:
 _TOKENS = [_hex(20) for _ in range(400)]
 _WALLETS = [_hex(20) for _ in range(20_000)]
 _POOLS = [_hex(20) for _ in range(400)]
+
+
+@contextmanager
+def fresh_database(stack: Stack) -> Iterator[Settings]:
+    """A database that holds nothing of the runs before: they use the same tokens and wallets at the same times."""
+    with stack.scratch_database() as settings:
+        migrate.upgrade(settings)
+        yield settings
 
 
 def make_topics(settings: Settings, topics: list[str], partitions: int) -> None:

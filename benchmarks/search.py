@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 import psycopg
 
+from benchmarks.load import fresh_database
 from dash_pipeline.settings import Settings
+from dash_pipeline.stack import Stack
 from dash_pipeline.storage import search
 
 BLOCKS = 10_080
@@ -77,8 +79,13 @@ INSERT INTO chain.logs (chain, ts, block_number, block_hash, tx_hash, tx_index, 
 """
 
 
-def run(settings: Settings) -> dict[str, object]:
+def run(stack: Stack) -> dict[str, object]:
     """Documents and rebuild rate per index; p50 and p99 of each query in ms."""
+    with fresh_database(stack) as settings:
+        return _measure(settings)
+
+
+def _measure(settings: Settings) -> dict[str, object]:
     chain = f"searched{time.time_ns()}"
     with psycopg.connect(settings.timescale_dsn.get_secret_value()) as conn:
         conn.execute(_FUNCTIONS)
