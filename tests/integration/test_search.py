@@ -732,7 +732,7 @@ def test_a_rebuild_needs_no_rollups_and_no_follower(chain: Chain) -> None:
     market(chain)
     chain.follow()
     before = chain.everything()
-    for table in ("pool_candles", "pool_windows", "swap_senders"):
+    for table in ("pool_candles", "pool_windows", "wallet_blocks"):
         chain.conn.execute(f"DELETE FROM rollup.{table} WHERE chain = %s", (chain.name,))
     for index in search.INDEXES:
         search.rebuild(chain.settings, index, chain.name)

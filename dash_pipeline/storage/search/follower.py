@@ -150,7 +150,7 @@ def _cycle(conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterabl
     for blocks in _blocks_by_day(conn, chain, ids):
         progress.blocks += len(blocks.hashes)
         touched = rollups.touched(conn, chain, blocks)
-        rollups.refresh_swap_senders(conn, chain, blocks)
+        rollups.refresh_wallet_blocks(conn, chain, blocks)
         rollups.refresh_candles(conn, chain, blocks.day, touched.minutes)
         rollups.drop_prefixes(conn, chain, blocks, touched.wallets)
         send(TRANSACTIONS_INDEX, documents.transaction_lines(conn, chain, blocks, version))

@@ -149,7 +149,7 @@ def _fill_wallets(job: _Job, settings: Settings, progress: ProgressCallback) -> 
             wallets = set()
         day = blocks.day
         with job.step():
-            rollups.refresh_swap_senders(job.conn, job.chain, blocks)
+            rollups.refresh_wallet_blocks(job.conn, job.chain, blocks)
             touched = rollups.touched(job.conn, job.chain, blocks).wallets
             rollups.drop_prefixes(job.conn, job.chain, blocks, touched)
             wallets.update(touched)

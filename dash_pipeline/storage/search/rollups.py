@@ -99,28 +99,6 @@ def touched(conn: Connection, chain: str, blocks: Blocks) -> Touched:
     return Touched(wallets, tokens, pools, (minutes_of, minutes))
 
 
-# ---------------------------------------------------------------------------------------------- swaps by sender
-
-_SWAP_SENDERS = f"""
-WITH fresh AS MATERIALIZED (
- SELECT e.chain, e.ts, e.block_hash, t.from_address AS wallet, count(*)::int4 AS swaps
- FROM (SELECT * FROM chain.pool_events WHERE {_IN_BLOCKS} AND event = 'swap') e
- JOIN (SELECT * FROM chain.transactions WHERE {_IN_BLOCKS}) t USING (block_hash, tx_hash)
- GROUP BY 1, 2, 3, 4),
-written AS (
- INSERT INTO rollup.swap_senders AS s SELECT * FROM fresh
- ON CONFLICT (chain, block_hash, wallet, ts) DO UPDATE SET swaps = excluded.swaps WHERE s.swaps <> excluded.swaps)
-DELETE FROM rollup.swap_senders s WHERE {_IN_BLOCKS}
- AND NOT EXISTS (SELECT FROM fresh f WHERE f.block_hash = s.block_hash AND f.wallet = s.wallet)
-"""
-
-
-def refresh_swap_senders(conn: Connection, chain: str, blocks: Blocks) -> None:
-    """Count the swaps of these blocks by who sent their transactions."""
-    with hash_joins(conn):
-        conn.execute(_SWAP_SENDERS, {"chain": chain, "blocks": blocks.hashes, "day": blocks.day})
-
-
 # ---------------------------------------------------------------------------------------------- candles
 
 # V2 tells reserves, V3 the price and the liquidity in range, from which virtual reserves follow; both then give a
@@ -334,62 +312,82 @@ WALLET_SUMS = ("tx_sent", "tx_received", "tx_failed", "value_out", "value_in", "
                "fee")  # fmt: skip
 
 
-def _moves(kind: str, table: str, key: str, token: str, value: str, fee: str, n: str) -> str:
-    return (
-        f"SELECT k.wallet, k.since, '{kind}' AS kind, r.* FROM k CROSS JOIN LATERAL ("
-        f"SELECT r.ts, {token} AS token, {value} AS value, {fee} AS fee, {n} AS n FROM {table} r"
-        f" WHERE r.{key} = k.wallet AND r.ts >= k.since AND {of_chain('r')}"
-        " AND r.ts >= %(day)s AND r.ts < %(until)s OFFSET 0) r"
-    )
+_WALLET_SETS = (*WALLET_SUMS, "tokens")
+
+_FAILED = "(receipt_status IS NOT DISTINCT FROM 0)"
+_VALUE = f"CASE WHEN {_FAILED} THEN 0 ELSE value END"
+_FEE = "coalesce(receipt_gas_used::numeric * coalesce(receipt_effective_gas_price, gas_price), 0)"
 
 
-_FAILED = "(r.receipt_status IS NOT DISTINCT FROM 0)"
-_VALUE = f"CASE WHEN {_FAILED} THEN 0 ELSE r.value END"
-_FEE = "r.receipt_gas_used::numeric * coalesce(r.receipt_effective_gas_price, r.gas_price)"
-_NOTHING = "NULL::numeric"
-_TRANSACTIONS, _TRANSFERS = "chain.transactions", "chain.token_transfers"
+def _moves(wallet: str, table: str, **counted: str) -> str:
+    """SQL: rows of the blocks as what they mean for one of their wallets; what is not named is nothing."""
+    nothing = dict.fromkeys(WALLET_SUMS, "0") | {"token": "NULL::bytea"}
+    return f"SELECT block_hash, ts, {wallet} AS wallet, {', '.join((nothing | counted).values())} FROM {table}"
+
+
+def _row(alias: str) -> str:
+    return f"({', '.join(f'{alias}.{c}' for c in _WALLET_SETS)})"
+
+
+_WALLET_BLOCKS = f"""
+WITH t AS MATERIALIZED (SELECT * FROM chain.transactions WHERE {_IN_BLOCKS}),
+x AS MATERIALIZED (SELECT * FROM chain.token_transfers WHERE {_IN_BLOCKS}),
+e AS (SELECT block_hash, tx_hash FROM chain.pool_events WHERE {_IN_BLOCKS} AND event = 'swap'),
+moves (block_hash, ts, wallet, {", ".join(WALLET_SUMS)}, token) AS (
+ {_moves("from_address", "t", tx_sent="1", tx_failed=f"{_FAILED}::int4", value_out=_VALUE, fee=_FEE)}
+ UNION ALL {_moves("to_address", "t WHERE to_address IS NOT NULL", tx_received="1", value_in=_VALUE)}
+ UNION ALL {_moves("from_address", "x", transfers_out="1", token="token_address")}
+ UNION ALL {_moves("to_address", "x", transfers_in="1", token="token_address")}
+ UNION ALL {_moves("from_address", "t JOIN e USING (block_hash, tx_hash)", swaps="1")})
+INSERT INTO rollup.wallet_blocks AS w (chain, block_hash, ts, wallet, {", ".join(WALLET_SUMS)}, tokens)
+SELECT %(chain)s, block_hash, ts, wallet, {", ".join(f"sum({c})" for c in WALLET_SUMS)},
+ coalesce(array_agg(DISTINCT token) FILTER (WHERE token IS NOT NULL), ARRAY[]::bytea[])
+FROM moves GROUP BY block_hash, ts, wallet
+ON CONFLICT (chain, wallet, block_hash, ts) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _WALLET_SETS)}
+WHERE {_row("w")} IS DISTINCT FROM {_row("excluded")}
+"""
+
+# What a block that is not canonical any more did is found by its rows in schema side.
+_LEFT_WALLET_BLOCKS = f"""
+DELETE FROM rollup.wallet_blocks WHERE wallet = ANY(ARRAY(
+ SELECT from_address FROM side.transactions WHERE {_IN_BLOCKS}
+ UNION SELECT to_address FROM side.transactions WHERE {_IN_BLOCKS} AND to_address IS NOT NULL
+ UNION SELECT from_address FROM side.token_transfers WHERE {_IN_BLOCKS}
+ UNION SELECT to_address FROM side.token_transfers WHERE {_IN_BLOCKS})) AND {_IN_BLOCKS}
+"""
+
+
+def refresh_wallet_blocks(conn: Connection, chain: str, blocks: Blocks) -> None:
+    """Sum up what each wallet did in each of these blocks."""
+    params = {"chain": chain, "blocks": blocks.hashes, "day": blocks.day}
+    with hash_joins(conn):
+        conn.execute(_LEFT_WALLET_BLOCKS, params)
+        conn.execute(_WALLET_BLOCKS, params)
+
+
 _PREFIX = "p.chain = %(chain)s AND p.day = (%(day)s::timestamptz)::date AND p.wallet ="
 
-#: SQL: `totals`, what each of %(wallets)s did on %(day)s before %(until)s, and `fresh`, the rows read for that.
-#: A row per wallet whether it did anything or not (kind `key`), so that nothing has to be joined back to the keys.
+#: SQL: `totals`, what each of %(wallets)s did on %(day)s before %(until)s, and `fresh`, the rows read for that; a row
+#: per wallet whether it did anything or not.
 WALLET_TOTALS = f"""
 WITH k AS MATERIALIZED (
  SELECT w.wallet, coalesce(p.upto, %(day)s) AS since FROM unnest(%(wallets)b::bytea[]) w(wallet)
  LEFT JOIN LATERAL (SELECT upto FROM rollup.wallet_prefixes p WHERE {_PREFIX} w.wallet AND p.upto <= %(until)s
   ORDER BY upto DESC LIMIT 1) p ON true),
-moves AS (
- SELECT wallet, since, 'key' AS kind, NULL::timestamptz AS ts, NULL::bytea AS token, NULL::numeric AS value,
-  NULL::numeric AS fee, 0 AS n FROM k
- UNION ALL
- {_moves("sent", _TRANSACTIONS, "from_address", "NULL::bytea", _VALUE, _FEE, f"{_FAILED}::int4")}
- UNION ALL
- {_moves("received", _TRANSACTIONS, "to_address", "NULL::bytea", _VALUE, _NOTHING, "0")}
- UNION ALL
- {_moves("out", _TRANSFERS, "from_address", "r.token_address", _NOTHING, _NOTHING, "0")}
- UNION ALL
- {_moves("in", _TRANSFERS, "to_address", "r.token_address", _NOTHING, _NOTHING, "0")}
- UNION ALL
- {_moves("swap", "rollup.swap_senders", "wallet", "NULL::bytea", _NOTHING, _NOTHING, "r.swaps")}),
 sums AS (
- SELECT wallet, min(since) AS since, count(ts) AS fresh, count(*) FILTER (WHERE kind = 'sent') AS tx_sent,
-  count(*) FILTER (WHERE kind = 'received') AS tx_received,
-  coalesce(sum(n) FILTER (WHERE kind = 'sent'), 0) AS tx_failed,
-  coalesce(sum(value) FILTER (WHERE kind = 'sent'), 0) AS value_out,
-  coalesce(sum(value) FILTER (WHERE kind = 'received'), 0) AS value_in,
-  count(*) FILTER (WHERE kind = 'out') AS transfers_out, count(*) FILTER (WHERE kind = 'in') AS transfers_in,
-  coalesce(sum(n) FILTER (WHERE kind = 'swap'), 0) AS swaps, coalesce(sum(fee), 0) AS fee,
-  coalesce(array_agg(DISTINCT token) FILTER (WHERE token IS NOT NULL), ARRAY[]::bytea[]) AS tokens,
-  min(ts) AS first_seen, max(ts) AS last_seen
- FROM moves GROUP BY wallet),
+ SELECT k.wallet, k.since, s.* FROM k CROSS JOIN LATERAL (
+  SELECT count(*) AS fresh, {", ".join(f"coalesce(sum({c}), 0) AS {c}" for c in WALLET_SUMS)},
+   rollup.concat(tokens) AS tokens, min(ts) AS first_seen, max(ts) AS last_seen
+  FROM rollup.wallet_blocks w WHERE w.wallet = k.wallet AND w.ts >= k.since AND {of_chain("w")}
+  AND w.ts >= %(day)s AND w.ts < %(until)s OFFSET 0) s),
 totals AS (
  SELECT s.wallet, s.since, s.fresh, {", ".join(f"s.{c} + coalesce(p.{c}, 0) AS {c}" for c in WALLET_SUMS)},
-  CASE WHEN p.tokens IS NULL THEN s.tokens WHEN s.tokens <@ p.tokens THEN p.tokens
-   ELSE ARRAY(SELECT DISTINCT unnest(s.tokens || p.tokens)) END AS tokens,
+  CASE WHEN s.tokens <@ p.tokens THEN p.tokens ELSE ARRAY(SELECT DISTINCT unnest(s.tokens || p.tokens)) END AS tokens,
   least(s.first_seen, p.first_seen) AS first_seen, greatest(s.last_seen, p.last_seen) AS last_seen
  FROM sums s LEFT JOIN rollup.wallet_prefixes p ON {_PREFIX} s.wallet AND p.upto = s.since)
 """
 
-_PREFIX_COLUMNS = ("upto", *WALLET_SUMS, "tokens", "first_seen", "last_seen")
+_PREFIX_COLUMNS = ("upto", *_WALLET_SETS, "first_seen", "last_seen")
 
 
 def settled(blocks: Blocks) -> datetime:

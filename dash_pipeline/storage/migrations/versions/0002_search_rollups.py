@@ -22,10 +22,15 @@ CREATE TABLE rollup.pool_candles (
 COMMENT ON TABLE rollup.pool_candles IS 'A pool''s minute (seconds = 60) or hour (3600) that saw an event. Prices are
  token1 per token0, all amounts in smallest units. Reserves are those after the last event; V3: virtual ones';
 
-CREATE TABLE rollup.swap_senders (
+CREATE TABLE rollup.wallet_blocks (
     chain text NOT NULL, ts timestamptz NOT NULL, block_hash bytea NOT NULL, wallet bytea NOT NULL,
-    swaps int4 NOT NULL);
-COMMENT ON TABLE rollup.swap_senders IS 'Swaps in the transactions that a wallet sent, by block';
+    tx_sent int4 NOT NULL, tx_received int4 NOT NULL, tx_failed int4 NOT NULL, value_out numeric NOT NULL,
+    value_in numeric NOT NULL, transfers_out int4 NOT NULL, transfers_in int4 NOT NULL, swaps int4 NOT NULL,
+    fee numeric NOT NULL, tokens bytea[] NOT NULL);
+COMMENT ON TABLE rollup.wallet_blocks IS 'What a wallet did in a block';
+
+CREATE AGGREGATE rollup.concat(anycompatiblearray) (
+    sfunc = array_cat, stype = anycompatiblearray, initcond = '{}', parallel = safe);
 
 CREATE TABLE rollup.wallet_prefixes (
     chain text, day date, wallet bytea, upto timestamptz NOT NULL, tx_sent int8 NOT NULL, tx_received int8 NOT NULL,
@@ -49,8 +54,7 @@ COMMENT ON TABLE rollup.pool_windows IS 'A pool''s last hour, day and week, coun
 # What selects most comes first: a chain newer than the statistics looks as if it had no rows.
 INDEXES = """
 CREATE UNIQUE INDEX pool_candles_key ON rollup.pool_candles (pool, chain, seconds, ts);
-CREATE UNIQUE INDEX swap_senders_key ON rollup.swap_senders (chain, block_hash, wallet, ts);
-CREATE INDEX swap_senders_wallet ON rollup.swap_senders (wallet, ts DESC);
+CREATE UNIQUE INDEX wallet_blocks_key ON rollup.wallet_blocks (wallet, ts DESC, block_hash, chain);
 CREATE INDEX pool_windows_base ON rollup.pool_windows (base, chain);
 -- The token that most pools are priced in has as many rows: its sums are read from the index alone.
 CREATE INDEX pool_windows_quote ON rollup.pool_windows (quote, chain, last_event) INCLUDE (
@@ -63,9 +67,6 @@ CREATE TABLE ops.search_rebuilds (
     index text, chain text, target text NOT NULL, started_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (index, chain));
 COMMENT ON TABLE ops.search_rebuilds IS 'Indexes being built: documents go to the old and the new';
--- Few rows; the key begins with the chain, as another index does, and either looks as good for a new chain.
-CREATE INDEX pools_address ON chain.pools (address);
-CREATE INDEX tokens_address ON chain.tokens (address);
 CREATE INDEX search_outbox_chain ON ops.search_outbox (chain, id);
 """
 
@@ -73,7 +74,7 @@ CREATE INDEX search_outbox_chain ON ops.search_outbox (chain, id);
 def upgrade() -> None:
     run = op.get_bind().exec_driver_sql
     run(ROLLUP)
-    for table in ("pool_candles", "swap_senders"):
+    for table in ("pool_candles", "wallet_blocks"):
         run(
             f"SELECT create_hypertable('rollup.{table}', by_range('ts', INTERVAL '1 day'),"
             " create_default_indexes => false)"
@@ -85,6 +86,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     run = op.get_bind().exec_driver_sql
     run("DROP INDEX ops.search_outbox_chain")
-    run("DROP INDEX chain.pools_address, chain.tokens_address")
     run("DROP TABLE ops.search_rebuilds")
     run("DROP SCHEMA rollup CASCADE")
