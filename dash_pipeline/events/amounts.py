@@ -8,6 +8,8 @@ A column of integers is a matrix of limbs (rows, 16) int64, most significant fir
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -26,6 +28,7 @@ _WEIGHTS = np.array(
     np.float64,
 )
 _POWERS = 10000.0 ** np.arange(_DIGITS - 1, -1, -1)
+_ZERO = pl.Series(["0"])
 _ASCII = np.array([list(f"{i:04d}".encode()) for i in range(10000)], np.uint8)
 
 
@@ -56,9 +59,8 @@ def to_columns(limbs: Limbs) -> tuple[pl.Series, pl.Series]:
         digits[:, place - 1] += carry
     floats = np.where(negative, -1.0, 1.0) * (digits @ _POWERS[lead:])
     text = _ASCII[digits.astype(np.int64)].reshape(len(limbs), 4 * width).view(f"V{4 * width}").ravel()
-    exact = pl.Series(text.tolist(), dtype=pl.Binary).cast(pl.String).str.strip_chars_start("0")
-    exact = pl.select(pl.when(exact == "").then(pl.lit("0")).otherwise(exact)).to_series()
+    exact = pl.Series(list(map(bytes.lstrip, text.tolist(), repeat(b"0"))), dtype=pl.Binary).cast(pl.String)
+    exact = exact.zip_with(exact != "", _ZERO.new_from_index(0, len(exact)))
     if negative.any():
-        sign = pl.Series(np.where(negative, "-", ""))
-        exact = sign + exact
+        exact = pl.Series(np.where(negative, "-", "").tolist(), dtype=pl.String) + exact
     return exact, pl.Series(floats)

@@ -12,11 +12,13 @@ from __future__ import annotations
 from binascii import unhexlify
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain as chain_of
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from dash_pipeline.events.amounts import MAX_UINT256
@@ -132,44 +134,40 @@ def _reason(error: Exception, type_name: str) -> str:
 def _frame(
     rows: list[Any], type_: MessageType, chain: str, extra: list[str | None] | None, position: pl.Series
 ) -> tuple[pl.DataFrame, pl.Series | None]:
-    """The frame of the rows, and for each row the first reason to reject it (None where there is none at all)."""
-    bad: pl.Series | None = None
-    columns: dict[str, pl.Series] = {}
+    """The frame of the rows, and for each row the first reason to reject it (None where there is none at all).
+
+    Column by column, without expressions: each of polars' queries costs more than all rows of a small batch.
+    """
+    reasons: list[pl.Series] = []
+    columns: dict[str, pl.Series] = {"chain": pl.Series([chain], dtype=pl.String).new_from_index(0, len(rows))}
     for name, (field, kind) in type_.columns.items():
-        values = list(map(attrgetter(field), rows))
-        columns[name], wrong = _convert(values, kind, field)
+        columns[name], wrong = _convert(list(map(attrgetter(field), rows)), kind, field)
         if wrong is not None:
-            bad = wrong if bad is None else pl.select(pl.coalesce(bad, wrong)).to_series()
-        spec = type_.table.columns[name]
+            reasons.append(wrong)
         # A missing timestamp may still be found by the block's hash; every other key field is needed here.
-        if not spec.null and name != "ts" and columns[name].null_count():
-            missing = pl.select(
-                pl.when(columns[name].is_null()).then(pl.lit(f"{field} is missing or null"))
-            ).to_series()
-            bad = missing if bad is None else pl.select(pl.coalesce(bad, missing)).to_series()
+        if not type_.table.columns[name].null and name != "ts" and columns[name].null_count():
+            reasons.append(_mark(columns[name].is_null(), f"{field} is missing or null"))
     if type_.name == "log":
-        topics = pl.Series(list(map(attrgetter("topics"), rows)), dtype=pl.List(pl.String))
-        for i in range(4):
-            columns[f"topic{i}"], wrong = _convert(topics.list.get(i, null_on_oob=True), "hex", f"topics[{i}]")
+        for i, (column, wrong) in enumerate(_topics(list(map(attrgetter("topics"), rows)))):
+            columns[f"topic{i}"] = column
             if wrong is not None:
-                bad = wrong if bad is None else pl.select(pl.coalesce(bad, wrong)).to_series()
+                reasons.append(wrong)
+    if "value_f" in type_.table.columns:
+        columns["value_f"] = columns["value"].cast(pl.Float64, strict=False)
     if type_.name == "transaction":
         columns["receipt_extra"] = _receipt_extra(rows)
-    columns["extra"] = _without_nul(pl.Series(extra, dtype=pl.String)) if extra else _nothing(len(rows))
-    derived = {"chain": pl.lit(chain), "value_f": pl.col("value").cast(pl.Float64, strict=False)}
-    # One call for the whole frame: in a small batch, calls cost more than rows.
-    frame = pl.DataFrame(columns | {MESSAGE: position}).select(
-        *(derived.get(name, pl.col(name)).cast(dtype).alias(name) for name, dtype in type_.table.schema().items()),
-        MESSAGE,
-    )
-    return frame, bad
+    columns["extra"] = _without_nul(pl.Series(extra, dtype=pl.String)) if extra else nothing(pl.String, len(rows))
+    schema = type_.table.schema().items()
+    frame = pl.DataFrame([*(columns[name].cast(dtype).alias(name) for name, dtype in schema), position])
+    return frame, pl.select(pl.coalesce(reasons)).to_series() if reasons else None
 
 
-def _nothing(rows: int) -> pl.Series:
-    return pl.Series([None] * rows, dtype=pl.String)
+def nothing(dtype: pl.DataType | type[pl.DataType], rows: int) -> pl.Series:
+    """A column of nulls."""
+    return pl.Series([None], dtype=dtype).new_from_index(0, rows)
 
 
-def _convert(values: list[Any] | pl.Series, kind: Kind, field: str) -> tuple[pl.Series, pl.Series | None]:
+def _convert(values: list[Any], kind: Kind, field: str) -> tuple[pl.Series, pl.Series | None]:
     """A column of the kind, and the reasons why values are wrong (None where none is)."""
     match kind:
         case "int":
@@ -183,62 +181,94 @@ def _convert(values: list[Any] | pl.Series, kind: Kind, field: str) -> tuple[pl.
             seconds = pl.Series(values, dtype=pl.Int64)
             return (seconds * 1_000_000).cast(pl.Datetime("us", "UTC")), None
         case "hex":
-            if (quick := _same_width(values)) is not None:
-                return quick, None
-            text = pl.Series(values, dtype=pl.String)
-            plain = text.str.strip_prefix("0x")
-            column = plain.str.decode("hex", strict=False)
-            if column.null_count() == text.null_count() and plain.str.len_bytes().sum() + 2 * (
-                len(text) - text.null_count()
-            ) == (text.str.len_bytes().sum()):
-                return column, None
-            wrong = text.is_not_null() & (column.is_null() | ~text.str.starts_with("0x"))
-            return column, _mark(wrong, f"{field} is not 0x and hex digits")
+            return _hex(values, field)
         case "uint256":
             return _uint256(_raw(values), field)
         case "json":
             return _without_nul(_raw(values)), None
 
 
-def _same_width(values: list[Any] | pl.Series) -> pl.Series | None:
-    """Hashes and addresses, all of one width, decoded as one text; None where they are not, or one is wrong."""
-    try:
-        joined = "".join(values).encode()
-        width, rest = divmod(len(joined), len(values))
-        if rest or width < 4 or width % 2 or set(map(len, values)) != {width}:
-            return None
-        text = np.frombuffer(joined, np.uint8).reshape(-1, width)
-        if not (text[:, :2] == _0X).all():
-            return None
-        data = np.frombuffer(unhexlify(text[:, 2:].tobytes()), f"V{width // 2 - 1}")
-    except (TypeError, ValueError, ZeroDivisionError):
+def _hex(values: list[str | None], field: str) -> tuple[pl.Series, pl.Series | None]:
+    if values.count(None) == len(values):
+        return nothing(pl.Binary, len(values)), None
+    if (quick := _hex_at_once(values)) is not None:
+        return pl.Series(quick, dtype=pl.Binary), None
+    text = pl.Series(values, dtype=pl.String)
+    column = text.str.strip_prefix("0x").str.decode("hex", strict=False)
+    wrong = text.is_not_null() & (column.is_null() | ~text.str.starts_with("0x"))
+    return column, _mark(wrong, f"{field} is not 0x and hex digits") if wrong.any() else None
+
+
+def _hex_at_once(values: list[str | None]) -> list[bytes | None] | None:
+    """Hashes, addresses and data decoded as one text; None where one is wrong."""
+    if None in values:
+        cells = np.array(values, object)
+        there = cells != None  # noqa: E711
+        present = _hex_at_once(cells[there].tolist())
+        return None if present is None else _spread(present, there)
+    sizes = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
+    text = np.frombuffer("".join(values).encode(), np.uint8)  # type: ignore[arg-type]
+    starts = np.cumsum(sizes) - sizes
+    if len(text) != sizes.sum() or (sizes < 2).any() or (sizes % 2).any():
         return None
-    return pl.Series(data.tolist(), dtype=pl.Binary)
+    if not ((text[starts] == ord("0")) & (text[starts + 1] == ord("x"))).all():
+        return None
+    width = int(sizes[0])
+    same = width > 2 and bool((sizes == width).all())
+    if same:
+        digits = text.reshape(-1, width)[:, 2:].tobytes()
+    else:
+        rest = np.ones(len(text), np.bool_)
+        rest[starts] = rest[starts + 1] = False
+        digits = text[rest].tobytes()
+    try:
+        data = unhexlify(digits)
+    except ValueError:
+        return None
+    if same:
+        return np.frombuffer(data, f"V{width // 2 - 1}").tolist()  # type: ignore[no-any-return]
+    ends = np.cumsum(sizes // 2 - 1)
+    return list(map(data.__getitem__, map(slice, (ends - (sizes // 2 - 1)).tolist(), ends.tolist())))
 
 
-_0X = np.frombuffer(b"0x", np.uint8)
+def _spread(values: list[Any], there: npt.NDArray[np.bool_]) -> list[Any]:
+    """The values at the places that are true, None at the others."""
+    cells = np.full(len(there), None, object)
+    cells[there] = values
+    return cells.tolist()
 
 
-def _raw(values: list[Any] | pl.Series) -> pl.Series:
+def _topics(lists: list[list[str]]) -> list[tuple[pl.Series, pl.Series | None]]:
+    """The columns topic0 to topic3 and the reasons why values are wrong."""
+    counts = np.fromiter(map(len, lists), np.int64, len(lists))
+    flat = np.array(list(chain_of.from_iterable(lists)), object)
+    starts = np.cumsum(counts) - counts
+    columns = [_spread(flat[starts[counts > i] + i].tolist(), counts > i) for i in range(4)]
+    return [_hex(column, f"topics[{i}]") for i, column in enumerate(columns)]
+
+
+def _raw(values: list[Any]) -> pl.Series:
     """The JSON text of raw values; null where it is `null`."""
     raw = list(map(bytes, values))
     nulls = raw.count(b"null")
     if nulls == len(raw):
-        return _nothing(len(raw))
+        return nothing(pl.String, len(raw))
     text = pl.Series(raw, dtype=pl.Binary).cast(pl.String, strict=False)
-    return pl.select(pl.when(text != "null").then(text)).to_series() if nulls else text
+    return text.zip_with(text != "null", nothing(pl.String, len(raw))) if nulls else text
 
 
 def _uint256(text: pl.Series, field: str) -> tuple[pl.Series, pl.Series | None]:
     """Decimal digits of at most 2^256-1."""
-    fine = text.str.contains(r"^[0-9]{1,77}$").fill_null(True)
-    if fine.all():
+    values = text.drop_nulls().to_list() if text.null_count() else text.to_list()
+    joined = "".join(values)
+    if not values or (
+        joined.isascii() and joined.isdigit() and 0 < min(map(len, values)) <= max(map(len, values)) < 78
+    ):
         return text, None
+    fine = text.str.contains(r"^[0-9]{1,77}$").fill_null(True)
     largest = text.str.contains(r"^[0-9]{78}$").fill_null(False) & (text <= _LARGEST)
     wrong = ~(fine | largest)
-    if not wrong.any():
-        return text, None
-    return text, _mark(wrong, f"{field} is not an integer from 0 to 2^256-1")
+    return text, _mark(wrong, f"{field} is not an integer from 0 to 2^256-1") if wrong.any() else None
 
 
 def _mark(wrong: pl.Series, reason: str) -> pl.Series:
@@ -247,14 +277,17 @@ def _mark(wrong: pl.Series, reason: str) -> pl.Series:
 
 def _receipt_extra(rows: list[Any]) -> pl.Series:
     """The roll-up and blob fields of the receipts as JSON objects, null where all are null."""
-    fields = pl.DataFrame({name: _raw(list(map(attrgetter(name), rows))) for name in _RECEIPT_EXTRA})
+    fields = {name: _raw(list(map(attrgetter(name), rows))) for name in _RECEIPT_EXTRA}
+    if all(column.null_count() == len(rows) for column in fields.values()):
+        return nothing(pl.String, len(rows))
     pairs = [pl.lit(f'"{name}":') + pl.col(name) for name in _RECEIPT_EXTRA]
     joined = pl.concat_str(pairs, separator=",", ignore_nulls=True)
-    return fields.select(pl.when(joined != "").then(pl.lit("{") + joined + pl.lit("}"))).to_series()
+    document = pl.when(joined != "").then(pl.lit("{") + joined + pl.lit("}"))
+    return pl.DataFrame(fields).select(document).to_series()
 
 
 def _without_nul(json: pl.Series) -> pl.Series:
     """JSON that jsonb takes: it refuses the escape of NUL. An escaped backslash before `u0000` is none."""
-    if not json.str.contains("\\u0000", literal=True).any():
+    if json.null_count() == len(json) or not json.str.contains("\\u0000", literal=True).any():
         return json
     return json.str.replace_all(r"\\u0000|(\\.)", "$1")

@@ -15,7 +15,6 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
-import psycopg
 
 from dash_pipeline.events.abi import pool_events, pools
 from dash_pipeline.events.decode import MESSAGE, decode
@@ -27,9 +26,11 @@ from dash_pipeline.storage.timescale import DeadLetter, Writer
 from dash_pipeline.topics import TYPES, Partition
 
 _TYPE_OF = {topic: type_ for type_, topic in TYPES.items()}
+# Timestamps of blocks by their hashes; blocks of which rows came first, as `register_blocks` takes them.
+Times = dict[bytes, datetime]
+Fresh = list[db.BlockRow]
+
 _ORDER = {type_: place for place, type_ in enumerate(TYPES)}
-# What PostgreSQL says of a value that it cannot hold; the latter two are too long for an index, or nested too deeply.
-_NOT_STORABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
 @dataclass
@@ -51,12 +52,23 @@ class Committed:
     reorgs: int = 0
     heights: tuple[int, int] | None = None
 
+    def count(self, table: Table, rows: int) -> None:
+        self.rows[table.name] = self.rows.get(table.name, 0) + rows
+
+    def see(self, numbers: pl.Series) -> None:
+        """Block numbers that rows of the batch have."""
+        if len(numbers):
+            self._span((int(numbers.min()), int(numbers.max())))  # type: ignore[arg-type]
+
     def add(self, other: Committed) -> None:
         for table, count in other.rows.items():
             self.rows[table] = self.rows.get(table, 0) + count
         self.letters += other.letters
         self.reorgs += other.reorgs
-        ends = [end for span in (self.heights, other.heights) if span for end in span]
+        self._span(other.heights)
+
+    def _span(self, heights: tuple[int, int] | None) -> None:
+        ends = [end for span in (self.heights, heights) if span for end in span]
         self.heights = (min(ends), max(ends)) if ends else None
 
 
@@ -110,21 +122,24 @@ def commit(
     blocks = [part for part in parts if part.type == "block"]
     # Every lane goes through the tables in the same order: two that need each other's locks would end in a deadlock.
     others = sorted((part for part in parts if part.type != "block"), key=lambda part: _ORDER[part.type])
-    for group, write in ((blocks, _write_blocks), (others, _write_rows)):
+    for group in (blocks, others):
         if not group:
             continue
         topics = {part.source.topic for part in group}
         offsets = {p: offset for p, offset in batch.next_offsets.items() if p[0] in topics}
+        mine = {p: expected[p] for p in offsets}
         with writer.conn.transaction():
-            db.lock_chain(writer.conn, chain, exclusive=write is _write_blocks)
-            db.lock_offsets(writer.conn, {p: expected[p] for p in offsets})
-            result, touched = write(writer, chain, group, rules, run_id)
+            if group is blocks:
+                db.lock_batch(writer.conn, chain, mine, exclusive=True)
+                result, touched, fresh = _write_blocks(writer, chain, group, rules, run_id)
+            else:
+                heights = {number for part in group for number in part.frame["block_number"].to_list()}
+                known = db.lock_batch(writer.conn, chain, mine, sorted(heights), exclusive=False)
+                result, touched, fresh = _write_rows(writer, group, known)
             if result.letters:
                 db.write_dead_letters(writer.conn, result.letters, run_id)
                 publish(result.letters)
-            if touched:
-                db.write_outbox(writer.conn, chain, touched, offsets)
-            db.advance_offsets(writer.conn, offsets, run_id)
+            db.finish_batch(writer.conn, chain, fresh, touched, offsets, run_id)
         done.add(result)
     return done
 
@@ -132,30 +147,30 @@ def commit(
 # ---------------------------------------------------------------------------------------------- rows of blocks
 
 
-def _write_rows(
-    writer: Writer, chain: str, parts: Sequence[Part], rules: Rules, run_id: str
-) -> tuple[Committed, dict[bytes, datetime]]:
-    """Everything but blocks: into the canonical tables, or aside when another block holds the height."""
+def _write_rows(writer: Writer, parts: Sequence[Part], known: Sequence[db.BlockRow]) -> tuple[Committed, Times, Fresh]:
+    """Everything but blocks: into the canonical tables, or aside when another block holds the height. `known`: the
+    blocks heard of at the rows' heights. Also returns the blocks touched, and those not heard of before."""
     done = Committed()
-    heights = sorted({n for part in parts for n in part.frame["block_number"].unique().to_list()})
-    known = db.blocks_at(writer.conn, chain, heights) if heights else []
     taken = {number for _, number, status, _ in known if status is Status.CANONICAL}
     status = {block_hash: status for block_hash, _, status, _ in known}
     times = {block_hash: ts for block_hash, _, _, ts in known}
-    touched: dict[bytes, datetime] = {}
-    fresh: dict[bytes, tuple[bytes, int, datetime, Status]] = {}
+    touched: Times = {}
+    fresh: Fresh = []
+    canonical = []
     for part in parts:
         done.letters += part.letters
         frame = _with_time(part, times, done.letters)
+        hashes, row_times = frame["block_hash"].to_list(), frame["ts"].cast(pl.Int64).to_numpy()
+        row_of = dict(zip(hashes, range(len(hashes)), strict=True))
         aside = []
-        mistimed = False
-        blocks = frame.select("block_hash", "block_number", "ts").unique(["block_hash", "ts"])
-        for block_hash, number, row_ts in blocks.iter_rows():
-            ts = times.setdefault(block_hash, row_ts)
-            mistimed |= ts != row_ts
+        mistimed = bool((row_times != row_times[list(map(row_of.__getitem__, hashes))]).any())
+        for block_hash, row in row_of.items():
+            ts = times.setdefault(block_hash, frame["ts"][row])
+            mistimed |= ts != frame["ts"][row]
             if block_hash not in status:
+                number = frame["block_number"][row]
                 status[block_hash] = Status.UNSEEN if number in taken else Status.PROVISIONAL
-                fresh[block_hash] = (block_hash, number, ts, status[block_hash])
+                fresh.append((block_hash, number, status[block_hash], ts))
             touched[block_hash] = ts
             if status[block_hash] not in IN_TABLES:
                 aside.append(block_hash)
@@ -165,11 +180,11 @@ def _write_rows(
             there = pl.col("block_hash").is_in(pl.Series(aside, dtype=pl.Binary).implode())
             _insert(writer, part, frame.filter(there), done, aside=True)
             frame = frame.filter(~there)
-        _insert(writer, part, frame, done, aside=False)
-    if fresh:
-        db.register_blocks(writer.conn, chain, fresh.values())
-    done.heights = (heights[0], heights[-1]) if heights else None
-    return done, touched
+        canonical.append((part, frame))
+    _insert_together(writer, canonical, done)
+    for part in parts:
+        done.see(part.frame["block_number"])
+    return done, touched, fresh
 
 
 def _with_time(part: Part, times: Mapping[bytes, datetime], letters: list[DeadLetter]) -> pl.DataFrame:
@@ -193,19 +208,35 @@ def _block_time(times: Mapping[bytes, datetime]) -> pl.Expr:
     return pl.col("block_hash").replace_strict(hashes, values, default=None, return_dtype=dtype)
 
 
+def _insert_together(writer: Writer, pieces: Sequence[tuple[Part, pl.DataFrame]], done: Committed) -> None:
+    """Canonical rows of all parts at once, as nearly every batch allows; else part by part."""
+    tables: list[tuple[Table, list[pl.DataFrame]]] = []
+    for part, frame in pieces:
+        if frame.height:
+            tables += [(TABLES[TYPES[part.type]], [frame]), *_derived(part, frame)]
+    if writer.insert_together(tables):
+        for table, frames in tables:
+            done.count(table, sum(frame.height for frame in frames))
+    else:
+        for part, frame in pieces:
+            _insert(writer, part, frame, done, aside=False)
+
+
+def _derived(part: Part, frame: pl.DataFrame) -> list[tuple[Table, list[pl.DataFrame]]]:
+    """The pool events and pools decoded from logs, as far as there are any."""
+    events = pool_events(frame) if part.type == "log" and frame.height else []
+    created = [made for made in [pools(events)] if made.height]
+    return [(table, frames) for table, frames in ((POOL_EVENTS, events), (POOLS, created)) if frames]
+
+
 def _insert(writer: Writer, part: Part, frame: pl.DataFrame, done: Committed, *, aside: bool) -> None:
-    """A part's rows and, for logs, the pool events and pools decoded from them."""
+    """A part's rows and what is derived from them."""
     if not frame.height:
         return
-    table = TABLES[TYPES[part.type]]
-    frame = _insert_table(writer, table, frame, part, done, aside=aside)
-    if part.type == "log":
-        events = pool_events(frame)
-        for derived, frames in ((POOL_EVENTS, events), (POOLS, [pools(events)])):
-            if any(f.height for f in frames):
-                insert = writer.insert_aside if aside else writer.insert
-                count = insert(derived, frames)
-                done.rows[derived.name] = done.rows.get(derived.name, 0) + (0 if aside else count)
+    frame = _insert_table(writer, TABLES[TYPES[part.type]], frame, part, done, aside=aside)
+    for table, frames in _derived(part, frame):
+        count = (writer.insert_aside if aside else writer.insert)(table, frames)
+        done.count(table, 0 if aside else count)
 
 
 def _insert_table(
@@ -215,7 +246,7 @@ def _insert_table(
     insert = writer.insert_aside if aside else writer.insert
     try:
         count = insert(table, [frame])
-    except _NOT_STORABLE as error:
+    except db.NOT_STORABLE as error:
         if frame.height == 1:
             reason = f"not storable: {str(error).splitlines()[0]}"
             done.letters.append(letter(part.source, frame[MESSAGE][0], reason))
@@ -224,8 +255,7 @@ def _insert_table(
         return pl.concat(
             _insert_table(writer, table, piece, part, done, aside=aside) for piece in (frame[:half], frame[half:])
         )
-    if not aside:
-        done.rows[table.name] = done.rows.get(table.name, 0) + count
+    done.count(table, 0 if aside else count)
     return frame
 
 
@@ -234,14 +264,14 @@ def _insert_table(
 
 def _write_blocks(
     writer: Writer, chain: str, parts: Sequence[Part], rules: Rules, run_id: str
-) -> tuple[Committed, dict[bytes, datetime]]:
+) -> tuple[Committed, Times, Fresh]:
     """Blocks: choose between forks, store them on the branch they are on, move the rows of what changed sides."""
     done = Committed()
     for part in parts:
         done.letters += part.letters
     announced = pl.concat([_announced(part) for part in parts]).sort("seen_ms", "offset", maintain_order=True)
     if not announced.height:
-        return done, {}
+        return done, {}, []
     conn = writer.conn
     state = db.chain_state(conn, chain)
     window = max((state.tip_number or 0) - 2 * rules.max_reorg_depth, 0)
@@ -267,8 +297,8 @@ def _write_blocks(
         db.write_reorg(conn, chain, outcome, restored, rows_moved, run_id)
         done.reorgs += 1
     touched = changed | dict(announced.select("block_hash", "ts").iter_rows())
-    done.heights = (int(announced["block_number"].min()), int(announced["block_number"].max()))  # type: ignore[arg-type]
-    return done, touched
+    done.see(announced["block_number"])
+    return done, touched, []
 
 
 def _announced(part: Part) -> pl.DataFrame:

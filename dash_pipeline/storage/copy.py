@@ -74,7 +74,7 @@ def _field(values: pl.Series, type_: str) -> Bytes | list[bytes]:
         return _with_length(values.to_numpy().astype(_FIXED[type_]).view(np.uint8).reshape(len(values), -1))
     match type_:
         case "timestamptz":
-            micros = values.to_physical().to_numpy() - _POSTGRES_EPOCH_US
+            micros = values.cast(pl.Int64).to_numpy() - _POSTGRES_EPOCH_US
             return _with_length(micros.astype(">i8").view(np.uint8).reshape(-1, 8))
         case "bool":
             return _with_length(values.to_numpy().astype(np.uint8).reshape(-1, 1))

@@ -23,9 +23,16 @@ from dash_pipeline.storage.tables import TABLES, Table
 from dash_pipeline.topics import Partition
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Cursor = psycopg.Cursor[tuple[Any, ...]]
+# A block heard of: hash, height, status, timestamp.
+BlockRow = tuple[bytes, int, Status, datetime]
 
 # A dead letter's payload in the table; the whole message is on the dead-letter topic.
 PAYLOAD_KEPT = 64 << 10
+
+
+# What PostgreSQL says of a value that it cannot hold; the latter two are too long for an index, or nested too deeply.
+NOT_STORABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
 class Fenced(DashError):
@@ -86,15 +93,22 @@ def forget_offsets(conn: Connection, topic: str) -> int:
 
 def lock_offsets(conn: Connection, expected: Mapping[Partition, int]) -> None:
     """Lock the offset rows for this transaction. Raises Fenced unless they are where this run left them."""
+    _check_offsets(_locked_offsets(conn, expected), expected)
+
+
+def _locked_offsets(conn: Connection, expected: Mapping[Partition, int]) -> Cursor:
     topics, partitions = zip(*sorted(expected), strict=True)
-    rows = conn.execute(
+    return conn.execute(
         "SELECT topic, partition, next_offset FROM ops.stream_offsets"
         " WHERE (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::int[]))"
         " ORDER BY topic, partition FOR UPDATE",
         (list(topics), list(partitions)),
         prepare=True,
-    ).fetchall()
-    found = {(topic, partition): offset for topic, partition, offset in rows}
+    )
+
+
+def _check_offsets(locked: Cursor, expected: Mapping[Partition, int]) -> None:
+    found = {(topic, partition): offset for topic, partition, offset in locked.fetchall()}
     for (topic, partition), offset in expected.items():
         if found.get((topic, partition)) != offset:
             raise Fenced(
@@ -126,22 +140,31 @@ class Writer:
     conn: Connection
     replayed: set[str] = field(default_factory=set)
 
+    def insert_together(self, tables: Sequence[tuple[Table, Sequence[pl.DataFrame]]]) -> bool:
+        """Insert into schema `chain`, as long as all rows are new and storable; False and nothing inserted if not."""
+        if any(table.name in self.replayed for table, _ in tables):
+            return False
+        try:
+            with self.conn.transaction():
+                for table, frames in tables:
+                    self._copy(encode(frames, table), sql.Identifier("chain", table.name), table)
+        except (psycopg.errors.UniqueViolation, *NOT_STORABLE):
+            return False
+        return True
+
     def insert(self, table: Table, frames: Sequence[pl.DataFrame]) -> int:
         """Insert into schema `chain` what it does not hold yet; the number of rows that were new.
 
-        Raises psycopg.DataError when a value is not storable; the transaction goes on.
+        Raises one of NOT_STORABLE when a value is not; the transaction goes on.
         """
-        data, count = encode(frames, table), sum(frame.height for frame in frames)
-        if table.name not in self.replayed:
-            try:
-                with self.conn.transaction():
-                    self._copy(data, sql.Identifier("chain", table.name), table)
-                return count
-            except psycopg.errors.UniqueViolation:
-                self.replayed.add(table.name)
-        new = self._staged(data, "chain", table)
+        count = sum(frame.height for frame in frames)
+        if self.insert_together([(table, frames)]):
+            return count
+        new = self._staged(encode(frames, table), "chain", table)
         if new == count:
             self.replayed.discard(table.name)
+        else:
+            self.replayed.add(table.name)
         return new
 
     def insert_aside(self, table: Table, frames: Sequence[pl.DataFrame]) -> int:
@@ -224,19 +247,46 @@ def lock_chain(conn: Connection, chain: str, *, exclusive: bool) -> None:
     conn.execute(f"SELECT pg_advisory_xact_lock{shared}(hashtextextended('chain:' || %s, 0))", (chain,), prepare=True)
 
 
-def blocks_at(conn: Connection, chain: str, heights: Sequence[int]) -> list[tuple[bytes, int, Status, datetime]]:
-    """Hash, height, status and timestamp of every block heard of at these heights."""
-    return conn.execute(
-        "SELECT block_hash, block_number, status, ts FROM ops.block_tree WHERE chain = %s AND block_number = ANY(%s)",
-        (chain, list(heights)),
-        prepare=True,
-    ).fetchall()
+def lock_batch(
+    conn: Connection, chain: str, expected: Mapping[Partition, int], heights: Sequence[int] = (), *, exclusive: bool
+) -> list[BlockRow]:
+    """Hold the chain's tree and the offsets for this transaction, in one round trip; hash, height, status and timestamp
+    of every block heard of at these heights. Raises Fenced when another run owns one of the partitions."""
+    with conn.pipeline():
+        lock_chain(conn, chain, exclusive=exclusive)
+        locked = _locked_offsets(conn, expected)
+        known = conn.execute(
+            "SELECT block_hash, block_number, status, ts FROM ops.block_tree"
+            " WHERE chain = %s AND block_number = ANY(%s::int8[])",
+            (chain, list(heights)),
+            prepare=True,
+        )
+        _check_offsets(locked, expected)
+        return known.fetchall()
 
 
-def register_blocks(conn: Connection, chain: str, blocks: Iterable[tuple[bytes, int, datetime, Status]]) -> None:
+def finish_batch(
+    conn: Connection,
+    chain: str,
+    fresh: Sequence[BlockRow],
+    touched: Mapping[bytes, datetime],
+    offsets: Mapping[Partition, int],
+    run_id: str,
+) -> None:
+    """The end of a batch's transaction in one round trip: blocks of which only rows have arrived, the blocks that the
+    search indexes are to look at, the next offsets."""
+    with conn.pipeline():
+        if fresh:
+            register_blocks(conn, chain, fresh)
+        if touched:
+            write_outbox(conn, chain, touched, offsets)
+        advance_offsets(conn, offsets, run_id)
+
+
+def register_blocks(conn: Connection, chain: str, blocks: Iterable[BlockRow]) -> None:
     """Remember blocks of which only rows have arrived. In the order of their hashes: two lanes that register the same
     blocks wait for each other instead of deadlocking."""
-    hashes, numbers, times, statuses = zip(*sorted(blocks), strict=True)
+    hashes, numbers, statuses, times = zip(*sorted(blocks), strict=True)
     conn.execute(
         "INSERT INTO ops.block_tree (chain, block_hash, block_number, ts, status)"
         " SELECT %s, * FROM unnest(%s::bytea[], %s::int8[], %s::timestamptz[], %s::text[]::ops.block_status[])"
