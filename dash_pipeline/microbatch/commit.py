@@ -10,6 +10,7 @@ other rows share the tree with other lanes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -128,18 +129,18 @@ def commit(
         topics = {part.source.topic for part in group}
         offsets = {p: offset for p, offset in batch.next_offsets.items() if p[0] in topics}
         mine = {p: expected[p] for p in offsets}
-        with writer.conn.transaction():
+        with ExitStack() as transaction:
             if group is blocks:
-                db.lock_batch(writer.conn, chain, mine, exclusive=True)
+                db.open_batch(transaction, writer.conn, chain, mine, exclusive=True)
                 result, touched, fresh = _write_blocks(writer, chain, group, rules, run_id)
             else:
                 heights = {number for part in group for number in part.frame["block_number"].to_list()}
-                known = db.lock_batch(writer.conn, chain, mine, sorted(heights), exclusive=False)
+                known = db.open_batch(transaction, writer.conn, chain, mine, sorted(heights), exclusive=False)
                 result, touched, fresh = _write_rows(writer, group, known)
             if result.letters:
                 db.write_dead_letters(writer.conn, result.letters, run_id)
                 publish(result.letters)
-            db.finish_batch(writer.conn, chain, fresh, touched, offsets, run_id)
+            db.commit_batch(transaction, writer.conn, chain, fresh, touched, offsets, run_id)
         done.add(result)
     return done
 

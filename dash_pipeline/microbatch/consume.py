@@ -63,7 +63,8 @@ def open_consumer(settings: Settings, group: str) -> Consumer:
             "check.crcs": True,
             # Without these a full fetch queue is looked at again only after a second, and a quiet topic answers late.
             "fetch.queue.backoff.ms": 2,
-            "fetch.wait.max.ms": 100,
+            "fetch.wait.max.ms": 5,
+            "fetch.min.bytes": 65_536,
             "queued.max.messages.kbytes": 65_536,
             "fetch.message.max.bytes": 25 << 20,
             "fetch.max.bytes": 52 << 20,

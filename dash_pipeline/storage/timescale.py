@@ -6,6 +6,7 @@ Belongs here: SQL. Does not belong here: what is decided between statements (`da
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -247,12 +248,20 @@ def lock_chain(conn: Connection, chain: str, *, exclusive: bool) -> None:
     conn.execute(f"SELECT pg_advisory_xact_lock{shared}(hashtextextended('chain:' || %s, 0))", (chain,), prepare=True)
 
 
-def lock_batch(
-    conn: Connection, chain: str, expected: Mapping[Partition, int], heights: Sequence[int] = (), *, exclusive: bool
+def open_batch(
+    transaction: ExitStack,
+    conn: Connection,
+    chain: str,
+    expected: Mapping[Partition, int],
+    heights: Sequence[int] = (),
+    *,
+    exclusive: bool,
 ) -> list[BlockRow]:
-    """Hold the chain's tree and the offsets for this transaction, in one round trip; hash, height, status and timestamp
-    of every block heard of at these heights. Raises Fenced when another run owns one of the partitions."""
+    """Begin a batch's transaction, in one round trip: holds the chain's tree and the offsets. Returns the blocks heard
+    of at these heights. Raises Fenced when another run owns one of the partitions."""
     with conn.pipeline():
+        # conn.transaction() would keep the pipeline open, in which nothing can be copied.
+        transaction.enter_context(psycopg.Transaction(conn))
         lock_chain(conn, chain, exclusive=exclusive)
         locked = _locked_offsets(conn, expected)
         known = conn.execute(
@@ -265,7 +274,8 @@ def lock_batch(
         return known.fetchall()
 
 
-def finish_batch(
+def commit_batch(
+    transaction: ExitStack,
     conn: Connection,
     chain: str,
     fresh: Sequence[BlockRow],
@@ -273,14 +283,15 @@ def finish_batch(
     offsets: Mapping[Partition, int],
     run_id: str,
 ) -> None:
-    """The end of a batch's transaction in one round trip: blocks of which only rows have arrived, the blocks that the
-    search indexes are to look at, the next offsets."""
+    """End and commit a batch's transaction, in one round trip: blocks of which only rows have arrived, the blocks that
+    the search indexes are to look at, the next offsets."""
     with conn.pipeline():
         if fresh:
             register_blocks(conn, chain, fresh)
         if touched:
             write_outbox(conn, chain, touched, offsets)
         advance_offsets(conn, offsets, run_id)
+        transaction.close()
 
 
 def register_blocks(conn: Connection, chain: str, blocks: Iterable[BlockRow]) -> None:

@@ -42,9 +42,10 @@ def of_chain(alias: str) -> str:
 
 @contextmanager
 def hash_joins(conn: Connection) -> Iterator[None]:
-    """Statements in here do not join by trying every pair."""
+    """Statements in here do not join by trying every pair, nor every pair of the same block."""
     with conn.transaction():
         conn.execute("SET LOCAL enable_nestloop = off")
+        conn.execute("SET LOCAL enable_mergejoin = off")
         yield
 
 
@@ -304,7 +305,7 @@ def due_pools(conn: Connection, chain: str, as_of: datetime, limit: int) -> list
 # ---------------------------------------------------------------------------------------------- wallets' days
 
 # A wallet's day with more rows than this that no prefix sums up gets a longer prefix.
-BUSY_ROWS = 200
+BUSY_ROWS = 64
 # Rows of the last seconds are likely to be followed by more of the same seconds, from other topics.
 PREFIX_LAG = timedelta(seconds=20)
 
@@ -371,20 +372,18 @@ _PREFIX = "p.chain = %(chain)s AND p.day = (%(day)s::timestamptz)::date AND p.wa
 #: per wallet whether it did anything or not.
 WALLET_TOTALS = f"""
 WITH k AS MATERIALIZED (
- SELECT w.wallet, coalesce(p.upto, %(day)s) AS since FROM unnest(%(wallets)b::bytea[]) w(wallet)
- LEFT JOIN LATERAL (SELECT upto FROM rollup.wallet_prefixes p WHERE {_PREFIX} w.wallet AND p.upto <= %(until)s
+ SELECT w.key, coalesce(p.upto, %(day)s) AS since, p.* FROM unnest(%(wallets)b::bytea[]) w(key)
+ LEFT JOIN LATERAL (SELECT * FROM rollup.wallet_prefixes p WHERE {_PREFIX} w.key AND p.upto <= %(until)s
   ORDER BY upto DESC LIMIT 1) p ON true),
-sums AS (
- SELECT k.wallet, k.since, s.* FROM k CROSS JOIN LATERAL (
+totals AS (
+ SELECT k.key AS wallet, k.since, s.fresh, {", ".join(f"s.{c} + coalesce(k.{c}, 0) AS {c}" for c in WALLET_SUMS)},
+  CASE WHEN s.tokens <@ k.tokens THEN k.tokens ELSE ARRAY(SELECT DISTINCT unnest(s.tokens || k.tokens)) END AS tokens,
+  least(s.first_seen, k.first_seen) AS first_seen, greatest(s.last_seen, k.last_seen) AS last_seen
+ FROM k CROSS JOIN LATERAL (
   SELECT count(*) AS fresh, {", ".join(f"coalesce(sum({c}), 0) AS {c}" for c in WALLET_SUMS)},
    rollup.concat(tokens) AS tokens, min(ts) AS first_seen, max(ts) AS last_seen
-  FROM rollup.wallet_blocks w WHERE w.wallet = k.wallet AND w.ts >= k.since AND {of_chain("w")}
-  AND w.ts >= %(day)s AND w.ts < %(until)s OFFSET 0) s),
-totals AS (
- SELECT s.wallet, s.since, s.fresh, {", ".join(f"s.{c} + coalesce(p.{c}, 0) AS {c}" for c in WALLET_SUMS)},
-  CASE WHEN s.tokens <@ p.tokens THEN p.tokens ELSE ARRAY(SELECT DISTINCT unnest(s.tokens || p.tokens)) END AS tokens,
-  least(s.first_seen, p.first_seen) AS first_seen, greatest(s.last_seen, p.last_seen) AS last_seen
- FROM sums s LEFT JOIN rollup.wallet_prefixes p ON {_PREFIX} s.wallet AND p.upto = s.since)
+  FROM rollup.wallet_blocks w WHERE w.wallet = k.key AND w.ts >= k.since AND {of_chain("w")}
+  AND w.ts >= %(day)s AND w.ts < %(until)s OFFSET 0) s)
 """
 
 _PREFIX_COLUMNS = ("upto", *_WALLET_SETS, "first_seen", "last_seen")
