@@ -100,31 +100,41 @@ def transfer(chain: Chain, log_index: int, tx: str) -> bytes:
     ).encode()
 
 
+def pairs(chain: Chain) -> Iterator[tuple[str, bytes]]:
+    """The creation of every pool, as (type, message)."""
+    chain.advance()
+    yield "block", chain.block_message(len(_POOLS))
+    for i, pool in enumerate(_POOLS):
+        words = [f'"0x{"0" * 24}{_TOKENS[j % len(_TOKENS)][2:]}"' for j in (i, i + 1)]
+        topics = f'["0x0d3648bd0f6ba80134a33ba9275ac585d9d315f0ad8355cddefde31afa28d0e9", {", ".join(words)}]'
+        yield "log", _log(chain, i, i, _hex(32), _WALLETS[0], "0" * 24 + pool[2:] + f"{i:064x}", topics)
+
+
 def block(chain: Chain, transactions: int) -> Iterator[tuple[str, bytes]]:
-    """A block of V2 swaps as (type, message): each transaction with its logs and transfers, five events in all."""
+    """A block of V2 swaps as (type, message): each transaction with its logs and transfer, four events in all."""
     chain.advance()
     yield "block", chain.block_message(transactions)
     for index in range(transactions):
         tx, pool, wallet = _hex(32), _random.choice(_POOLS), _random.choice(_WALLETS)
         yield "transaction", _transaction(chain, index, tx, wallet, pool)
         word = f"{_random.getrandbits(70):064x}"
-        at = f'"transaction_hash": "{tx}", "transaction_index": {index}, "address": "{pool}"'
-        tail = (
-            f'"block_number": {chain.number}, "block_timestamp": {chain.timestamp}, "block_hash": "{chain.hash}",'
-            f' "item_id": "log_{tx}", "item_timestamp": "2024-06-01T00:00:00Z"}}'
-        )
+        sync = '["0x1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1"]'
         swap = (
             '["0xd78ad95fa46c994b6551d0da85fc275fe613ce37657fb8d5e3d130840159d822",'
             f' "0x{"0" * 24}{wallet[2:]}", "0x{"0" * 24}{wallet[2:]}"]'
         )
-        sync = '["0x1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1"]'
-        head = '{"type": "log", "log_index": '
-        yield "log", f'{head}{3 * index}, {at}, "data": "0x{word}{word}", "topics": {sync}, {tail}'.encode()
-        yield (
-            "log",
-            (f'{head}{3 * index + 1}, {at}, "data": "0x{word}{"0" * 128}{word}", "topics": {swap}, {tail}').encode(),
-        )
+        yield "log", _log(chain, index, 3 * index, tx, pool, word + word, sync)
+        yield "log", _log(chain, index, 3 * index + 1, tx, pool, word + "0" * 128 + word, swap)
         yield "token_transfer", transfer(chain, 3 * index + 2, tx)
+
+
+def _log(chain: Chain, tx_index: int, log_index: int, tx: str, address: str, data: str, topics: str) -> bytes:
+    return (
+        f'{{"type": "log", "log_index": {log_index}, "transaction_hash": "{tx}", "transaction_index": {tx_index},'
+        f' "address": "{address}", "data": "0x{data}", "topics": {topics}, "block_number": {chain.number},'
+        f' "block_timestamp": {chain.timestamp}, "block_hash": "{chain.hash}", "item_id": "log_{tx}",'
+        f' "item_timestamp": "2024-06-01T00:00:00Z"}}'
+    ).encode()
 
 
 def _transaction(chain: Chain, index: int, tx: str, wallet: str, pool: str) -> bytes:
@@ -139,12 +149,13 @@ def _transaction(chain: Chain, index: int, tx: str, wallet: str, pool: str) -> b
 
 
 def send_blocks(settings: Settings, chain: str, rate: float, seconds: float, linger_ms: float, per_block: int) -> int:
-    """Publish blocks of about `per_block` events at `rate` events/s for `seconds`, evenly; how many were sent."""
+    """Publish blocks of about `per_block` events at `rate` events/s for `seconds`, evenly, after one that creates all
+    pools; how many were sent."""
     out, blocks, sent = producer(settings, linger_ms), Chain(spacing_s=max(1, round(per_block / rate))), 0
     names = {"block": "blocks", "transaction": "transactions", "log": "logs", "token_transfer": "token_transfers"}
-    tick, started = 0.002, time.perf_counter()
+    tick, started, messages = 0.002, time.perf_counter(), pairs(blocks)
     while time.perf_counter() - started < seconds:
-        for type_, message in block(blocks, per_block // 4):
+        for type_, message in messages:
             due = started + sent / rate
             if (ahead := due - time.perf_counter()) > tick:
                 out.poll(0)
@@ -152,5 +163,6 @@ def send_blocks(settings: Settings, chain: str, rate: float, seconds: float, lin
             out.produce(f"{chain}.{names[type_]}", message)
             sent += 1
         out.poll(0)
+        messages = block(blocks, per_block // 4)
     out.flush(30)
     return sent

@@ -9,7 +9,7 @@ other. Every line carries a version that was taken before its rows were read, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -49,7 +49,7 @@ def _line(kind: str, id_: str, routing: str | None, document: str | None) -> str
     return f"convert_to({action}{body}, 'UTF8')"
 
 
-def _stream(conn: Connection, query: str, params: dict[str, Any]) -> Iterator[bytes]:
+def _stream(conn: Connection, query: str, params: dict[str, Any]) -> Generator[bytes]:
     with conn.cursor(binary=True) as cursor:
         for row in cursor.stream(query, params, size=_FETCH):
             yield row[0]
@@ -110,7 +110,7 @@ FROM side.transactions r WHERE {_ROWS} AND NOT EXISTS (
 _BLOCKS_AT_ONCE = 64
 
 
-def transaction_lines(conn: Connection, chain: str, blocks: Blocks, version: int) -> Iterator[bytes]:
+def transaction_lines(conn: Connection, chain: str, blocks: Blocks, version: int) -> Generator[bytes]:
     """Every transaction of these blocks: the canonical ones whole, the others as deletions.
 
     A log or transfer whose transaction has not arrived is in no document yet; its block is touched again by it.
@@ -152,7 +152,7 @@ def wallet_lines(
     version: int,
     settled: datetime | None = None,
     busy: list[bytes] | None = None,
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """The wallets' documents of one day; a wallet without a row on it is a deletion.
 
     Wallets that took many rows to sum up, some of them from before `settled`, are added to `busy` (for
@@ -258,7 +258,7 @@ def preferred_quotes(quotes: Iterable[QuoteToken]) -> list[QuoteToken]:
 
 def token_lines(
     conn: Connection, chain: str, tokens: Sequence[bytes], as_of: datetime, quotes: Sequence[QuoteToken], version: int
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """The tokens' documents, windows as their pools' rollups have them; a token that left no trace is a deletion."""
     for start in range(0, len(tokens), _TOKENS_AT_ONCE):
         params = {

@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TypeVar
 
 import psycopg
 from opensearchpy import OpenSearch, OpenSearchException
@@ -32,12 +33,21 @@ from dash_pipeline.storage.search.rollups import Blocks
 from dash_pipeline.storage.timescale import Connection
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Blocks and outbox rows that one cycle takes at most: what is done again after a crash in the middle of it.
 _BLOCKS_PER_CYCLE = 2_000
 _ROWS_PER_CYCLE = 2_000
 # Pools that a cycle recomputes only because time has passed.
 _DUE_PER_CYCLE = 500
+# What a step takes, roughly, with its rests, and what it may hold.
+_STEP_S = 0.15
+_BLOCKS_AT_ONCE = 64
+_LINES_AT_ONCE = 400
+_POOLS_AT_ONCE = 100
+# Rests as a share of the work before them; shorter the further the indexes are behind, and none from so far behind on.
+_REST = 0.5
+_PATIENCE_S = 10.0
 # How long a request is tried before the cycle is given up; the thread itself never gives up.
 _RETRY_FOR_S = 2.0
 _POLL_S = 0.5
@@ -123,17 +133,26 @@ def chain_time(conn: Connection, chain: str) -> datetime | None:
     return row[0] if row else None
 
 
-def follow_once(conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterable[QuoteToken] = ()) -> Progress:
+def follow_once(
+    conn: Connection,
+    opensearch: OpenSearch,
+    chain: str,
+    quotes: Iterable[QuoteToken] = (),
+    rest: Callable[[], None] = lambda: None,
+) -> Progress:
     """Bring the indexes up to date with what is in the outbox of a chain, or with a bounded part of it.
 
-    `conn` is from `connect`. Raises Unavailable when the index does not answer, psycopg.OperationalError when the
-    database does not; the outbox then still holds what is not in the index.
+    `conn` is from `connect`; `rest` is called between steps of some hundredths of a second. Raises Unavailable when the
+    index does not answer, psycopg.OperationalError when the database does not; the outbox then still holds what is not
+    in the index.
     """
     with held(conn, chain, wait=False) as mine:
-        return _cycle(conn, opensearch, chain, quotes) if mine else Progress(held=True)
+        return _cycle(conn, opensearch, chain, quotes, rest) if mine else Progress(held=True)
 
 
-def _cycle(conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterable[QuoteToken]) -> Progress:
+def _cycle(
+    conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterable[QuoteToken], rest: Callable[[], None]
+) -> Progress:
     """Rollups before the documents that are made of them; tokens last, once for all days; the outbox when all is in."""
     ids, committed_at = _take(conn, chain)
     progress = Progress(rows=len(ids))
@@ -141,37 +160,73 @@ def _cycle(conn: Connection, opensearch: OpenSearch, chain: str, quotes: Iterabl
     targets = _targets(conn, chain)
     quotes = documents.preferred_quotes(quotes)
 
-    def send(index: str, lines: Iterable[bytes]) -> None:
+    def send(index: str, lines: Generator[bytes]) -> None:
         done = progress.written.setdefault(index, Written())
-        done.add(_write(opensearch, index, chain, targets.get(index), lines))
+        done.add(_write(opensearch, index, chain, targets.get(index), _resting(lines, rest)))
 
     tokens: set[bytes] = set()
     pools: set[bytes] = set()
     for blocks in _blocks_by_day(conn, chain, ids):
         progress.blocks += len(blocks.hashes)
-        touched = rollups.touched(conn, chain, blocks)
-        rollups.refresh_wallet_blocks(conn, chain, blocks)
-        rollups.refresh_candles(conn, chain, blocks.day, touched.minutes)
-        rollups.drop_prefixes(conn, chain, blocks, touched.wallets)
-        send(TRANSACTIONS_INDEX, documents.transaction_lines(conn, chain, blocks, version))
+        wallets: set[bytes] = set()
+        minutes: set[tuple[bytes, datetime]] = set()
+        for part in _steps(blocks):
+            touched = rollups.touched(conn, chain, part)
+            rollups.refresh_wallet_blocks(conn, chain, part)
+            rest()
+            send(TRANSACTIONS_INDEX, documents.transaction_lines(conn, chain, part, version))
+            wallets.update(touched.wallets)
+            minutes.update(touched.minutes)
+            tokens.update(touched.tokens)
+            pools.update(touched.pools)
+        rollups.refresh_candles(conn, chain, blocks.day, minutes)
+        rest()
+        rollups.drop_prefixes(conn, chain, blocks, wallets)
         busy: list[bytes] = []
         settled = rollups.settled(blocks)
-        send(WALLETS_INDEX, documents.wallet_lines(conn, chain, blocks.day, touched.wallets, version, settled, busy))
+        send(WALLETS_INDEX, documents.wallet_lines(conn, chain, blocks.day, list(wallets), version, settled, busy))
         rollups.extend_prefixes(conn, chain, blocks, busy)
-        tokens.update(touched.tokens)
-        pools.update(touched.pools)
+        rest()
     as_of = chain_time(conn, chain)
     if as_of is not None:
         due = rollups.due_pools(conn, chain, as_of, _DUE_PER_CYCLE)
         progress.more = len(due) == _DUE_PER_CYCLE
         pools.update(due)
-        tokens.update(rollups.refresh_pool_windows(conn, chain, list(pools), as_of, documents.addresses(quotes)))
+        for some in slices(list(pools), _POOLS_AT_ONCE):
+            tokens.update(rollups.refresh_pool_windows(conn, chain, some, as_of, documents.addresses(quotes)))
+            rest()
         send(TOKENS_INDEX, documents.token_lines(conn, chain, list(tokens), as_of, quotes, version))
     _finish(conn, ids)
     progress.more = progress.more or len(ids) > 0
     if committed_at is not None:
         progress.lag_s = max(0.0, time.time() - committed_at.timestamp())
     return progress
+
+
+def _steps(blocks: Blocks) -> Iterator[Blocks]:
+    """The blocks of a day, a few at a time: as many as take about as long as a step is meant to."""
+    size, start = 2, 0
+    while start < len(blocks.hashes):
+        began = time.perf_counter()
+        yield replace(blocks, hashes=blocks.hashes[start : start + size])
+        start += size
+        took = time.perf_counter() - began
+        size = max(1, min(2 * size, _BLOCKS_AT_ONCE, round(size * _STEP_S / took)))
+
+
+def slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The items, at most `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _resting(lines: Generator[bytes], rest: Callable[[], None]) -> Generator[bytes]:
+    """The lines, with a rest between some and the next. Closing it ends the statement that they come from."""
+    with closing(lines):
+        for n, line in enumerate(lines, 1):
+            yield line
+            if n % _LINES_AT_ONCE == 0:
+                rest()
 
 
 def _take(conn: Connection, chain: str) -> tuple[list[int], datetime | None]:
@@ -265,6 +320,7 @@ class Follower:
         self._outbox = Outbox()
         self._committed: float | None = None
         self._lane_is_full = False
+        self._rested_at = 0.0
         self._wake, self._stop = threading.Event(), threading.Event()
         self._give_up_at = float("inf")
         self._thread = threading.Thread(target=self._run, name=f"search-{chain}", daemon=True)
@@ -320,7 +376,8 @@ class Follower:
                 if stopping and last_id is None:
                     last_id = self._outbox.last_id
                 if more or self._outbox.rows:
-                    progress = follow_once(conn, self._opensearch, self._chain, self._quotes)
+                    self._rested_at = time.perf_counter()
+                    progress = follow_once(conn, self._opensearch, self._chain, self._quotes, self._rest)
                     more = progress.more
                     log.debug("%s: %s in %.2f s", self._chain, progress, time.monotonic() - started)
                     if progress.conflicts:
@@ -342,6 +399,14 @@ class Follower:
             else:
                 self._stop.wait(max(0.0, rest))
         self._disconnect()
+
+    def _rest(self) -> None:
+        """Leave the processors to the lane for a while: its commits go through many hands, each of which would wait
+        for a turn."""
+        if not self._stop.is_set():
+            worked = time.perf_counter() - self._rested_at
+            self._stop.wait(_REST * worked * max(0.0, 1 - self.behind_s / _PATIENCE_S))
+        self._rested_at = time.perf_counter()
 
     def _connected(self) -> Connection:
         if self._conn is None:

@@ -9,7 +9,7 @@ its length, so of two writers of a document the one that read its rows later win
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ from dash_pipeline.errors import DashError
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage.search import documents, indexes, rollups
 from dash_pipeline.storage.search.bulk import Written, client, opensearch_errors, write
-from dash_pipeline.storage.search.follower import chain_time, connect, held, next_version
+from dash_pipeline.storage.search.follower import chain_time, connect, held, next_version, slices
 from dash_pipeline.storage.search.indexes import TOKENS_INDEX, TRANSACTIONS_INDEX, WALLETS_INDEX
 from dash_pipeline.storage.search.rollups import Blocks
 from dash_pipeline.storage.timescale import Connection
@@ -158,7 +158,7 @@ def _fill_wallets(job: _Job, settings: Settings, progress: ProgressCallback) -> 
 
 
 def _send_wallets(job: _Job, day: datetime, wallets: set[bytes]) -> None:
-    for keys in _slices(list(wallets), _KEYS_AT_ONCE):
+    for keys in slices(list(wallets), _KEYS_AT_ONCE):
         with job.step() as version:
             job.send(documents.wallet_lines(job.conn, job.chain, day, keys, version))
 
@@ -172,13 +172,13 @@ def _fill_tokens(job: _Job, settings: Settings, progress: ProgressCallback) -> N
             tokens.update(touched.tokens)
     registered = load_chains(settings.chains_file).get(job.chain)
     quotes = documents.preferred_quotes(registered.quote_tokens if registered else ())
-    for pools in _slices(_pools(job), _KEYS_AT_ONCE):
+    for pools in slices(_pools(job), _KEYS_AT_ONCE):
         with job.step():
             if as_of := chain_time(job.conn, job.chain):
                 tokens.update(
                     rollups.refresh_pool_windows(job.conn, job.chain, pools, as_of, documents.addresses(quotes))
                 )
-    for keys in _slices(list(tokens), _KEYS_AT_ONCE):
+    for keys in slices(list(tokens), _KEYS_AT_ONCE):
         with job.step() as version:
             if as_of := chain_time(job.conn, job.chain):
                 job.send(documents.token_lines(job.conn, job.chain, keys, as_of, quotes, version))
@@ -208,12 +208,7 @@ def _block_steps(job: _Job, progress: ProgressCallback) -> Iterator[Blocks]:
             (job.chain, low, high, day),
             binary=True,
         ).fetchall()
-        for part in _slices(rows, _BLOCKS_AT_ONCE):
+        for part in slices(rows, _BLOCKS_AT_ONCE):
             yield Blocks(day, [block_hash for block_hash, _ in part], part[0][1])
             done += len(part)
             progress(done, total)
-
-
-def _slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

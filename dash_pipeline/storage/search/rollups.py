@@ -12,7 +12,7 @@ same bucket.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -60,13 +60,12 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Touched:
-    """What rows of touched blocks name: `pools` had an event or were created, `minutes` are (pool, minute) as two lists
-    of the same length."""
+    """What rows of touched blocks name: `pools` had an event or were created, `minutes` are (pool, minute)."""
 
     wallets: list[bytes]
     tokens: list[bytes]
     pools: list[bytes]
-    minutes: tuple[list[bytes], list[datetime]]
+    minutes: list[tuple[bytes, datetime]]
 
 
 def _both(columns: str, table: str, more: str = "") -> str:
@@ -97,7 +96,7 @@ def touched(conn: Connection, chain: str, blocks: Blocks) -> Touched:
     row = conn.execute(_TOUCHED, {"chain": chain, "blocks": blocks.hashes, "day": blocks.day}, binary=True).fetchone()
     assert row is not None
     wallets, tokens, pools, minutes_of, minutes = row
-    return Touched(wallets, tokens, pools, (minutes_of, minutes))
+    return Touched(wallets, tokens, pools, list(zip(minutes_of, minutes, strict=True)))
 
 
 # ---------------------------------------------------------------------------------------------- candles
@@ -172,12 +171,12 @@ DELETE FROM rollup.pool_candles c USING fresh f
 """
 
 
-def refresh_candles(conn: Connection, chain: str, day: datetime, minutes: tuple[list[bytes], list[datetime]]) -> None:
+def refresh_candles(conn: Connection, chain: str, day: datetime, minutes: Collection[tuple[bytes, datetime]]) -> None:
     """Compute these minutes of one day, and the hours they are in, from the pools' events."""
-    pools, starts = minutes
-    if not pools:
+    if not minutes:
         return
-    params = {"chain": chain, "day": day, "pools": pools, "minutes": starts}
+    pools, starts = zip(*sorted(minutes), strict=True)
+    params = {"chain": chain, "day": day, "pools": list(pools), "minutes": list(starts)}
     conn.execute(_MINUTES + _WRITE_CANDLES, params | {"seconds": 60})
     conn.execute(_HOURS + _WRITE_CANDLES, params | {"seconds": 3600})
 
@@ -394,7 +393,7 @@ def settled(blocks: Blocks) -> datetime:
     return blocks.first - PREFIX_LAG
 
 
-def drop_prefixes(conn: Connection, chain: str, blocks: Blocks, wallets: Sequence[bytes]) -> None:
+def drop_prefixes(conn: Connection, chain: str, blocks: Blocks, wallets: Iterable[bytes]) -> None:
     """Forget the sums of these wallets' days that rows of these blocks belong to."""
     conn.execute(
         "DELETE FROM rollup.wallet_prefixes WHERE chain = %(chain)s AND day = (%(day)s::timestamptz)::date"
