@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,7 +54,7 @@ class OffsetsGoneError(DashError):
 
 
 def open_consumer(settings: Settings, group: str) -> Consumer:
-    """A consumer for `assign`; it commits nothing by itself."""
+    """A consumer for `assign`; it commits nothing by itself. `read` raises Unavailable when all brokers are gone."""
     return Consumer(
         confluent_options(settings)
         | {
@@ -71,13 +72,31 @@ def open_consumer(settings: Settings, group: str) -> Consumer:
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 2_000,
             "topic.metadata.refresh.interval.ms": 30_000,
+            "error_cb": _raise_when_gone,
         }
     )
+
+
+def _raise_when_gone(error: KafkaError) -> None:
+    """Without brokers there is nothing to read, which must not look like a partition that has been read to its end."""
+    if error.code() == KafkaError._ALL_BROKERS_DOWN:
+        raise as_dash_error(error, None)
+
+
+def close(consumer: Consumer) -> None:
+    """Close the consumer, whether there still is a broker to tell or not."""
+    with suppress(Unavailable):
+        consumer.close()
 
 
 def ranges(consumer: Consumer, lane: Lane) -> dict[Partition, tuple[int, int]]:
     """First and end offset of each of the lane's partitions. Raises Unavailable when the broker does not answer."""
     found = {}
+    try:
+        # Without a broker the client would ask what it remembers, and find no such partition.
+        consumer.list_topics(timeout=_TIMEOUT_S)
+    except KafkaException as error:
+        raise as_dash_error(error.args[0], None) from error
     for topic, partition in lane.all():
         try:
             found[topic, partition] = consumer.get_watermark_offsets(TopicPartition(topic, partition), _TIMEOUT_S)

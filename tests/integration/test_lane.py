@@ -385,8 +385,6 @@ def test_a_server_that_restarts_while_a_lane_drains(market: Market, stack: Stack
     stack.wait_ready(server)
     run.join()
     assert run.error is None, run.error
-    if market.lag():  # a broker away for longer than the idle time ends a run; the next tick starts another
-        market.drain(Limits(idle_timeout_s=6))
     market.check(blocks)
 
 
@@ -420,6 +418,21 @@ def test_a_broker_that_stays_away_ends_the_run_with_one_line(market: Market, sta
     stack.start("kafka")
     market.drain()
     market.check(5)
+
+
+@pytest.mark.usefixtures("restarted")
+def test_a_broker_that_goes_away_is_not_taken_for_an_idle_one(market: Market, stack: Stack) -> None:
+    market.produce(whole(branch("A", 0, 4, "-")))
+    run = Background(lambda: market.drain(Limits(idle_timeout_s=PATIENCE_S), retry_for_s=2))
+    wait_for(lambda: market.counts()["logs"] == 5 * ROWS["logs"], "all is read")
+    stack.stop("kafka")
+    run.join()
+    assert isinstance(run.error, Unavailable)
+    assert str(run.error).startswith("Kafka: ")
+    stack.start("kafka")
+    market.produce(whole(branch("A", 5, 9, "A4")))
+    market.drain()
+    market.check(10)
 
 
 @pytest.mark.usefixtures("restarted")
