@@ -344,8 +344,16 @@ def test_offsets_that_were_deleted_are_recorded_and_the_lane_goes_on(market: Mar
 # --- two runs
 
 
-def test_of_two_runs_on_the_same_partitions_one_ends_fenced(market: Market) -> None:
+def test_of_two_runs_on_the_same_partitions_one_ends_fenced(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     market.produce(whole(branch("A", 0, 59, "-")))
+    both, claim = threading.Barrier(2), db.claim
+
+    def claim_together(*args: Any) -> dict[Partition, int]:
+        claimed = claim(*args)
+        both.wait(PATIENCE_S)
+        return claimed
+
+    monkeypatch.setattr(db, "claim", claim_together)
     runs = {name: Background(lambda name=name: market.drain(SMALL, name)) for name in ("one", "two")}
     for run in runs.values():
         run.join()
