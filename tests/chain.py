@@ -37,10 +37,12 @@ def word(value: int | str) -> str:
     return value.removeprefix("0x").rjust(64, "0") if isinstance(value, str) else f"{value % 2**256:064x}"
 
 
-def block(name: str, parent: str, *, number: int | None = None, **fields: Any) -> Messages:
-    """The messages of block `name` (a letter for the branch, then the height), by type."""
+def block(name: str, parent: str, *, number: int | None = None, later: int = 0, **fields: Any) -> Messages:
+    """The messages of block `name` (a letter for the branch, then the height), by type; `later`: seconds that the
+    branch began after the others."""
     height = int(name[1:]) if number is None else number
-    where = {"block_number": height, "block_hash": hash_of(name), "block_timestamp": START + 12 * height}
+    timestamp = START + 12 * height + later
+    where = {"block_number": height, "block_hash": hash_of(name), "block_timestamp": timestamp}
     transactions = [hash_of(name, f"tx{i}") for i in range(2)]
     pool, token, wallet = address(f"pool{name}"), address("token"), address("wallet")
 
@@ -53,7 +55,7 @@ def block(name: str, parent: str, *, number: int | None = None, **fields: Any) -
     rows: list[dict[str, Any]] = [
         {
             "type": "block", "number": height, "hash": hash_of(name), "parent_hash": hash_of(parent),
-            "timestamp": START + 12 * height, "transaction_count": 2, "gas_used": 1, "difficulty": MAX, **fields,
+            "timestamp": timestamp, "transaction_count": 2, "gas_used": 1, "difficulty": MAX, **fields,
         },
         *(
             {
@@ -87,10 +89,10 @@ def block(name: str, parent: str, *, number: int | None = None, **fields: Any) -
     return messages
 
 
-def branch(letter: str, first: int, last: int, parent: str) -> list[tuple[str, Messages]]:
+def branch(letter: str, first: int, last: int, parent: str, later: int = 0) -> list[tuple[str, Messages]]:
     """Blocks `first` to `last` of a branch, each with its name."""
     names = [f"{letter}{n}" for n in range(first, last + 1)]
-    return [(name, block(name, below)) for name, below in zip(names, [parent, *names], strict=False)]
+    return [(name, block(name, below, later=later)) for name, below in zip(names, [parent, *names], strict=False)]
 
 
 def merge(many: Iterable[Messages]) -> Messages:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class Status(StrEnum):
@@ -73,18 +75,29 @@ def follow(
     finalised: int,
     max_depth: int,
     genesis: bytes | None = None,
+    foreign: Mapping[bytes, str] = MappingProxyType({}),
 ) -> Outcome:
     """Take `arrivals` into the tree of `known` blocks (which are changed in place).
 
     `known` must hold: the arrivals' hashes, every block at their heights and the heights beside them, and all blocks
     from `2 * max_depth` below the tip up. `tip_number` is the highest canonical height, None on an empty chain; no
     block at or below `finalised` can leave the chain. `genesis`: the hash of the chain's first block, where known.
+    `foreign`: blocks that are not this chain's, with the reason (see `off_the_clock`); one that is stored stays.
     """
-    tree = _Tree(dict(known), tip_number, finalised, max_depth, genesis)
+    tree = _Tree(dict(known), tip_number, finalised, max_depth, genesis, foreign)
     arrivals = sorted(arrivals, key=lambda b: (b.seen, b.number))
     for block in arrivals:
         tree.take(block)
     return tree.outcome({block.hash for block in arrivals}, tip_number)
+
+
+def off_the_clock(number: int, at: datetime, tip_number: int, tip_at: datetime, pace_s: float) -> str | None:
+    """Why a block that is far from the tip cannot be of the same chain: higher ones are later, by more than
+    `pace_s` seconds a block. None where it can. Near the tip, a younger branch's block may well be later and lower."""
+    blocks, seconds = number - tip_number, (at - tip_at).total_seconds()
+    if seconds / blocks > pace_s:
+        return None
+    return f"another chain's block: {blocks:+,} blocks and {seconds:+,.0f} s from the tip"
 
 
 class _Tree:
@@ -97,6 +110,7 @@ class _Tree:
         finalised: int,
         max_depth: int,
         genesis: bytes | None,
+        foreign: Mapping[bytes, str],
     ) -> None:
         self.blocks = blocks
         self.before = {b.hash: b.status for b in blocks.values()}
@@ -106,7 +120,7 @@ class _Tree:
         for block in blocks.values():
             self.heights.setdefault(block.number, []).append(block)
         self.tip = -1 if tip is None else tip
-        self.finalised, self.max_depth, self.genesis = finalised, max_depth, genesis
+        self.finalised, self.max_depth, self.genesis, self.foreign = finalised, max_depth, genesis, foreign
         self.refused: dict[bytes, tuple[bytes | None, str]] = {}
 
     def take(self, arrival: Block) -> None:
@@ -127,6 +141,8 @@ class _Tree:
             self._refuse([block], "its parent was refused")
         elif block.number == 0 and self.genesis is not None and block.hash != self.genesis:
             self._refuse([block], "another chain's first block")
+        elif block.hash in self.foreign:
+            self._refuse([block], self.foreign[block.hash])
         elif self._fits(block, parent) and not self._has_waiting_child(block):
             block.status = Status.CANONICAL
             self.canonical[block.number] = block
@@ -250,7 +266,9 @@ class _Tree:
     def _refuse(self, blocks: list[Block], why: str) -> None:
         for block in blocks:
             block.status = Status.REFUSED
-            holder = self.canonical.get(block.number)
+            holder = self.canonical.get(block.number) or (
+                self.canonical.get(self.tip) if block.hash in self.foreign else None
+            )
             known = holder.hash if holder else self.genesis if block.number == 0 else block.parent
             self.refused[block.hash] = (known, why)
 

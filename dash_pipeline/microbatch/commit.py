@@ -19,7 +19,7 @@ import polars as pl
 
 from dash_pipeline.events.abi import pool_events, pools
 from dash_pipeline.events.decode import MESSAGE, decode
-from dash_pipeline.events.reorgs import IN_TABLES, Block, Outcome, Status, follow
+from dash_pipeline.events.reorgs import IN_TABLES, Block, Outcome, Status, follow, off_the_clock
 from dash_pipeline.microbatch.consume import Batch, TopicBatch
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.tables import POOL_EVENTS, POOLS, TABLES, Table
@@ -30,6 +30,9 @@ _TYPE_OF = {topic: type_ for type_, topic in TYPES.items()}
 # Timestamps of blocks by their hashes; blocks of which rows came first, as `register_blocks` takes them.
 Times = dict[bytes, datetime]
 Fresh = list[db.BlockRow]
+
+# Further from the tip than that many times the deepest fork, time and height go together.
+_FAR = 4
 
 _ORDER = {type_: place for place, type_ in enumerate(TYPES)}
 
@@ -98,10 +101,11 @@ def letter(source: TopicBatch, position: int, reason: str) -> DeadLetter:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a chain's blocks are held against."""
+    """What a chain's blocks are held against. `pace_s`: seconds between blocks, at the least, over a long way."""
 
     max_reorg_depth: int
     genesis: bytes | None = None
+    pace_s: float = 0.0
 
 
 def commit(
@@ -289,6 +293,7 @@ def _write_blocks(
         finalised=state.finalised,
         max_depth=rules.max_reorg_depth,
         genesis=rules.genesis,
+        foreign=_foreign(announced, state, rules),
     )
     changed = db.write_tree(conn, chain, announced, outcome)
     rows_moved, restored = _move(conn, chain, outcome, changed)
@@ -300,6 +305,18 @@ def _write_blocks(
     touched = changed | dict(announced.select("block_hash", "ts").iter_rows())
     done.see(announced["block_number"])
     return done, touched, []
+
+
+def _foreign(announced: pl.DataFrame, state: db.Chain, rules: Rules) -> dict[bytes, str]:
+    """Blocks too far from the stored tip to be in the middle of a fork, and at a time this chain cannot have had."""
+    if state.tip_number is None or state.tip_at is None:
+        return {}
+    reasons = {
+        block_hash: off_the_clock(number, ts, state.tip_number, state.tip_at, rules.pace_s)
+        for block_hash, number, ts in announced.select("block_hash", "block_number", "ts").iter_rows()
+        if abs(number - state.tip_number) > _FAR * rules.max_reorg_depth
+    }
+    return {block_hash: reason for block_hash, reason in reasons.items() if reason is not None}
 
 
 def _announced(part: Part) -> pl.DataFrame:

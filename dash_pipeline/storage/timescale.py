@@ -311,14 +311,17 @@ def register_blocks(conn: Connection, chain: str, blocks: Iterable[BlockRow]) ->
 class Chain:
     """A chain's tip and the height that no fork may go below."""
 
-    tip_number: int | None
-    finalised: int
+    tip_number: int | None = None
+    tip_at: datetime | None = None
+    finalised: int = -1
 
 
 def chain_state(conn: Connection, chain: str) -> Chain:
     """Where the chain is; an unknown chain has no tip."""
-    row = conn.execute("SELECT tip_number, finalised_number FROM ops.chains WHERE chain = %s", (chain,)).fetchone()
-    return Chain(*row) if row else Chain(None, -1)
+    row = conn.execute(
+        "SELECT tip_number, tip_ts, finalised_number FROM ops.chains WHERE chain = %s", (chain,)
+    ).fetchone()
+    return Chain(*row) if row else Chain()
 
 
 def known_blocks(conn: Connection, chain: str, heights: Iterable[int], from_height: int) -> dict[bytes, Block]:

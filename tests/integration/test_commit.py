@@ -423,6 +423,22 @@ def test_another_chains_blocks_are_refused_by_their_first(start: Callable[..., R
     assert hash_of("B0") in run.letters()[0][2]
 
 
+def test_a_live_chains_blocks_under_another_ones_name_are_refused(run: Run, topics: Topics) -> None:
+    """Heights of another range contradict no stored block, but no chain makes thousands of blocks in no time."""
+    run.take(topics.produce(whole(branch("A", 5_000, 5_003, "A4999"))))
+    before = run.content()
+    run.take(topics.produce(whole(branch("B", 0, 2, "-", later=12 * 5_003))))
+    assert run.content() == before
+    assert len(run.letters()) == 3
+    for name, (_, _, reason) in zip(names("B", 0, 2), run.letters(), strict=True):
+        assert hash_of(name) in reason
+        assert hash_of("A5003") in reason
+    assert "another chain's block: -5,003 blocks and +0 s from the tip" in run.letters()[0][2]
+    assert run.counts("side") == {name: 3 * count for name, count in ROWS.items()}
+    run.take(topics.produce(whole(branch("A", 0, 2, "-"))))
+    assert run.blocks_of("chain")["blocks"] == set(names("A", 0, 2) + names("A", 5_000, 5_003))
+
+
 def test_a_detached_branch_is_given_up_with_both_hashes(run: Run, topics: Topics) -> None:
     run.take(topics.produce(whole(branch("A", 0, 20, "-"))))
     run.take(topics.produce(whole(branch("B", 11, 12, "B10"))))

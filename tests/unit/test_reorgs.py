@@ -6,10 +6,11 @@ import copy
 import random
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dash_pipeline.events.reorgs import IN_TABLES, Block, Outcome, Status, follow
+from dash_pipeline.events.reorgs import IN_TABLES, Block, Outcome, Status, follow, off_the_clock
 
 DEPTH = 256
 
@@ -442,3 +443,35 @@ def test_a_foreign_chain_among_ours_merges_nothing_in_the_end(seed: int) -> None
         chain.take(*piece)
     chain.take(*[Block(b.hash, b.number, b.parent, (b.seen[0] + 5000, 0), None) for b in ours])
     assert chain.canonical() == names("A", 0, 60)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "seconds", "fits"),
+    [
+        (5_000, 60_000, True),
+        (5_000, 0, False),  # as many blocks in no time: a faster chain's
+        (5_000, -60_000, False),  # higher and earlier
+        (-5_000, -60_000, True),  # a backfill
+        (-5_000, 60, False),  # lower and later: another live chain's
+        (-17_000_000, -250_000_000, True),
+    ],
+)
+def test_height_and_time_go_together(blocks: int, seconds: int, fits: bool) -> None:
+    tip = datetime(2024, 1, 1, tzinfo=UTC)
+    reason = off_the_clock(20_000_000 + blocks, tip + timedelta(seconds=seconds), 20_000_000, tip, pace_s=0.6)
+    assert (reason is None) is fits
+    if reason is not None:
+        assert f"{blocks:+,} blocks and {seconds:+,} s" in reason
+
+
+def test_a_foreign_block_is_refused_and_names_the_tip() -> None:
+    chain = Chain()
+    chain.take(*branch("A", 0, 3, "-", 0))
+    far = block("B9000", "B8999", 50)
+    outcome = follow(
+        dict(chain.blocks), [far], tip_number=3, finalised=-1, max_depth=DEPTH, foreign={far.hash: "not ours"}
+    )
+    assert outcome.standing == {far.hash: Status.REFUSED}
+    assert outcome.refused == {far.hash: (hash_of("A3"), "not ours")}
+    assert outcome.tip is not None
+    assert outcome.tip.number == 3
