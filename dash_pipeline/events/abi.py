@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from dash_pipeline.events import amounts
+from dash_pipeline.events.decode import constant
 from dash_pipeline.storage.copy import fixed_width
 from dash_pipeline.storage.tables import POOL_EVENTS, POOLS
 
@@ -306,10 +307,10 @@ def _read(logs: dict[str, pl.Series], event: Event) -> pl.DataFrame:
     rows = len(logs["topic0"])
     columns = {name: logs[name] for name in _CARRIED} | _converted(event.read(Log(logs, event.words)), rows)
     for name, value in (("protocol", event.protocol), ("event", event.name)):
-        columns[name] = pl.Series([value], dtype=pl.String).new_from_index(0, rows)
+        columns[name] = constant(value, pl.String, rows)
     return pl.DataFrame(
         [
-            columns[name].alias(name) if name in columns else pl.Series(name, [None], dtype).new_from_index(0, rows)
+            (columns[name] if name in columns else constant(None, dtype, rows)).alias(name)
             for name, dtype in POOL_EVENTS.schema().items()
         ]
     )

@@ -139,7 +139,7 @@ def _frame(
     Column by column, without expressions: each of polars' queries costs more than all rows of a small batch.
     """
     reasons: list[pl.Series] = []
-    columns: dict[str, pl.Series] = {"chain": pl.Series([chain], dtype=pl.String).new_from_index(0, len(rows))}
+    columns: dict[str, pl.Series] = {"chain": constant(chain, pl.String, len(rows))}
     for name, (field, kind) in type_.columns.items():
         columns[name], wrong = _convert(list(map(attrgetter(field), rows)), kind, field)
         if wrong is not None:
@@ -156,15 +156,17 @@ def _frame(
         columns["value_f"] = columns["value"].cast(pl.Float64, strict=False)
     if type_.name == "transaction":
         columns["receipt_extra"] = _receipt_extra(rows)
-    columns["extra"] = _without_nul(pl.Series(extra, dtype=pl.String)) if extra else nothing(pl.String, len(rows))
+    columns["extra"] = (
+        _without_nul(pl.Series(extra, dtype=pl.String)) if extra else constant(None, pl.String, len(rows))
+    )
     schema = type_.table.schema().items()
     frame = pl.DataFrame([*(columns[name].cast(dtype).alias(name) for name, dtype in schema), position])
     return frame, pl.select(pl.coalesce(reasons)).to_series() if reasons else None
 
 
-def nothing(dtype: pl.DataType | type[pl.DataType], rows: int) -> pl.Series:
-    """A column of nulls."""
-    return pl.Series([None], dtype=dtype).new_from_index(0, rows)
+def constant(value: str | None, dtype: pl.DataType | type[pl.DataType], rows: int) -> pl.Series:
+    """A column that holds one value throughout, or nulls."""
+    return pl.Series([value], dtype=dtype).new_from_index(0, rows)
 
 
 def _convert(values: list[Any], kind: Kind, field: str) -> tuple[pl.Series, pl.Series | None]:
@@ -190,7 +192,7 @@ def _convert(values: list[Any], kind: Kind, field: str) -> tuple[pl.Series, pl.S
 
 def _hex(values: list[str | None], field: str) -> tuple[pl.Series, pl.Series | None]:
     if values.count(None) == len(values):
-        return nothing(pl.Binary, len(values)), None
+        return constant(None, pl.Binary, len(values)), None
     if (quick := _hex_at_once(values)) is not None:
         return pl.Series(quick, dtype=pl.Binary), None
     text = pl.Series(values, dtype=pl.String)
@@ -252,9 +254,9 @@ def _raw(values: list[Any]) -> pl.Series:
     raw = list(map(bytes, values))
     nulls = raw.count(b"null")
     if nulls == len(raw):
-        return nothing(pl.String, len(raw))
+        return constant(None, pl.String, len(raw))
     text = pl.Series(raw, dtype=pl.Binary).cast(pl.String, strict=False)
-    return text.zip_with(text != "null", nothing(pl.String, len(raw))) if nulls else text
+    return text.zip_with(text != "null", constant(None, pl.String, len(raw))) if nulls else text
 
 
 def _uint256(text: pl.Series, field: str) -> tuple[pl.Series, pl.Series | None]:
@@ -279,7 +281,7 @@ def _receipt_extra(rows: list[Any]) -> pl.Series:
     """The roll-up and blob fields of the receipts as JSON objects, null where all are null."""
     fields = {name: _raw(list(map(attrgetter(name), rows))) for name in _RECEIPT_EXTRA}
     if all(column.null_count() == len(rows) for column in fields.values()):
-        return nothing(pl.String, len(rows))
+        return constant(None, pl.String, len(rows))
     pairs = [pl.lit(f'"{name}":') + pl.col(name) for name in _RECEIPT_EXTRA]
     joined = pl.concat_str(pairs, separator=",", ignore_nulls=True)
     document = pl.when(joined != "").then(pl.lit("{") + joined + pl.lit("}"))

@@ -215,16 +215,18 @@ def _block_time(times: Mapping[bytes, datetime]) -> pl.Expr:
 
 def _insert_together(writer: Writer, pieces: Sequence[tuple[Part, pl.DataFrame]], done: Committed) -> None:
     """Canonical rows of all parts at once, as nearly every batch allows; else part by part."""
-    tables: list[tuple[Table, list[pl.DataFrame]]] = []
-    for part, frame in pieces:
-        if frame.height:
-            tables += [(TABLES[TYPES[part.type]], [frame]), *_derived(part, frame)]
-    if writer.insert_together(tables):
-        for table, frames in tables:
-            done.count(table, sum(frame.height for frame in frames))
-    else:
+    # A replay is known by its tables, before anything is decoded from their rows for nothing.
+    if writer.replayed.isdisjoint(TYPES[part.type] for part, _ in pieces):
+        tables: list[tuple[Table, list[pl.DataFrame]]] = []
         for part, frame in pieces:
-            _insert(writer, part, frame, done, aside=False)
+            if frame.height:
+                tables += [(TABLES[TYPES[part.type]], [frame]), *_derived(part, frame)]
+        if writer.insert_together(tables):
+            for table, frames in tables:
+                done.count(table, sum(frame.height for frame in frames))
+            return
+    for part, frame in pieces:
+        _insert(writer, part, frame, done, aside=False)
 
 
 def _derived(part: Part, frame: pl.DataFrame) -> list[tuple[Table, list[pl.DataFrame]]]:

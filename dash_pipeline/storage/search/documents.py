@@ -106,22 +106,18 @@ FROM side.transactions r WHERE {_ROWS} AND NOT EXISTS (
  AND t.ts >= %(day)s - interval '1 day' AND t.ts < %(day)s + interval '2 days')
 """
 
-# Blocks read by one statement: what it holds in memory at a time.
-_BLOCKS_AT_ONCE = 64
-
 
 def transaction_lines(conn: Connection, chain: str, blocks: Blocks, version: int) -> Generator[bytes]:
-    """Every transaction of these blocks: the canonical ones whole, the others as deletions.
+    """Every transaction of these blocks: the canonical ones whole, the others as deletions. A statement reads them all:
+    callers come with a few blocks at a time.
 
     A log or transfer whose transaction has not arrived is in no document yet; its block is touched again by it.
     """
-    for start in range(0, len(blocks.hashes), _BLOCKS_AT_ONCE):
-        hashes = blocks.hashes[start : start + _BLOCKS_AT_ONCE]
-        params = {"chain": chain, "blocks": hashes, "day": blocks.day, "version": version}
-        # Deletions first: what becomes canonical between the two statements ends as a document.
-        yield from _stream(conn, _ORPHAN_LINES, params)
-        with hash_joins(conn):
-            yield from _stream(conn, _TRANSACTION_LINES, params)
+    params = {"chain": chain, "blocks": blocks.hashes, "day": blocks.day, "version": version}
+    # Deletions first: what becomes canonical between the two statements ends as a document.
+    yield from _stream(conn, _ORPHAN_LINES, params)
+    with hash_joins(conn):
+        yield from _stream(conn, _TRANSACTION_LINES, params)
 
 
 # ---------------------------------------------------------------------------------------------- wallets

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 
 from opensearchpy import OpenSearch
 
@@ -26,8 +25,6 @@ from dash_pipeline.storage.search.follower import chain_time, connect, held, nex
 from dash_pipeline.storage.search.indexes import TOKENS_INDEX, TRANSACTIONS_INDEX, WALLETS_INDEX
 from dash_pipeline.storage.search.rollups import Blocks
 from dash_pipeline.storage.timescale import Connection
-
-T = TypeVar("T")
 
 # Called with steps done and steps in all.
 ProgressCallback = Callable[[int, int], None]
