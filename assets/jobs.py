@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dagster import AssetSelection, define_asset_job, in_process_executor
 
 from assets import owners
-from assets.keys import SEARCH, index_key, table_key
+from assets.keys import anomalies_key, index_key, table_key
 from assets.search import INDEXES
 from dash_pipeline.chains import Chain
 from dash_pipeline.storage.tables import TABLES
@@ -36,7 +36,7 @@ def ingest_jobs(chains: Iterable[Chain]) -> list[UnresolvedAssetJobDefinition]:
     return [
         define_asset_job(
             ingest_name(chain.name),
-            AssetSelection.assets(*(table_key(chain.name, table) for table in TABLES)),
+            AssetSelection.assets(*(table_key(chain.name, table) for table in TABLES), anomalies_key(chain.name)),
             description=f"Drains partitions of {chain.title} and checks the blocks it touched. Started by the lag"
             " sensor; without config it drains every partition of the chain.",
             tags={owners.OWNER_TAG: owners.CHAIN_DATA},
@@ -63,7 +63,7 @@ def rebuild_job() -> UnresolvedAssetJobDefinition:
     """Search indexes, built again."""
     return define_asset_job(
         REBUILD_INDEX,
-        AssetSelection.groups(SEARCH).without_checks(),
+        AssetSelection.assets(*map(index_key, INDEXES)).without_checks(),
         description="Builds search indexes again from the hot tables, each behind its alias. Select one to build one.",
         tags={owners.OWNER_TAG: owners.SEARCH},
         executor_def=in_process_executor,

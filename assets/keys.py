@@ -1,16 +1,19 @@
 """Asset keys: the names that code locations agree on.
 
 A key per chain and table, not per table: each chain has its own lag, latency and failures, and a plot that mixes five
-chains says nothing. Groups keep the graph readable: folded, it is `<chain>_topics -> <chain> -> search, analytics`.
+chains says nothing. Groups keep the graph readable: folded, it is `<chain>_topics -> <chain> -> search,
+analytics, intelligence`.
 """
 
 from __future__ import annotations
 
 from dagster import AssetKey
 
-from dash_pipeline.topics import DEAD_LETTERS, TYPES
+from dash_pipeline.topics import ANOMALIES, DEAD_LETTERS, TYPES
 
 ANALYTICS = "analytics"
+INTELLIGENCE = "intelligence"
+MODELS = "models"
 SEARCH = "search"
 
 
@@ -22,6 +25,11 @@ def topic_key(chain: str, type_: str) -> AssetKey:
 def dead_letters_key() -> AssetKey:
     """The Kafka topic that refused messages go to."""
     return AssetKey(["kafka", *DEAD_LETTERS.split(".")])
+
+
+def anomalies_topic_key() -> AssetKey:
+    """The Kafka topic that anomalies are published to."""
+    return AssetKey(["kafka", *ANOMALIES.split(".")])
 
 
 def table_key(chain: str, table: str) -> AssetKey:
@@ -37,3 +45,23 @@ def index_key(index: str) -> AssetKey:
 def view_key(name: str) -> AssetKey:
     """A relation of schema `analytics`, all chains."""
     return AssetKey([ANALYTICS, name])
+
+
+def anomalies_key(chain: str) -> AssetKey:
+    """One chain's rows in intel.anomalies."""
+    return AssetKey([chain, "anomalies"])
+
+
+def intel_key(name: str) -> AssetKey:
+    """A table of schema `intel`, all chains: predictions or alerts."""
+    return AssetKey(["intel", name])
+
+
+def labels_key(model: str) -> AssetKey:
+    """The labelled data that a model is trained on."""
+    return AssetKey(["labels", model])
+
+
+def model_key(model: str, stage: str) -> AssetKey:
+    """A stage of a model's life: version, evaluation or champion."""
+    return AssetKey(["models", model, stage])

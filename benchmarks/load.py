@@ -9,6 +9,8 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isqrt
+from multiprocessing.connection import Connection
 
 from confluent_kafka import Producer
 from kafka import KafkaAdminClient
@@ -33,6 +35,14 @@ def _hex(bytes_: int) -> str:
 _TOKENS = [_hex(20) for _ in range(400)]
 _WALLETS = [_hex(20) for _ in range(20_000)]
 _POOLS = [_hex(20) for _ in range(400)]
+# Both tokens of each pool, smallest units; trades move them along the curve, so that nothing looks like a crash.
+_RESERVES = {pool: [_random.randrange(10**20, 10**22), _random.randrange(10**20, 10**22)] for pool in _POOLS}
+
+_SYNC = "1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1"
+_SWAP = "d78ad95fa46c994b6551d0da85fc275fe613ce37657fb8d5e3d130840159d822"
+_BURN = "dccd412f0b1252819cb1fd330b93224ca42612892bb3f4f789976e6d81936496"
+_PAIR_CREATED = "0d3648bd0f6ba80134a33ba9275ac585d9d315f0ad8355cddefde31afa28d0e9"
+_TRANSFER = "ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 
 
 @contextmanager
@@ -105,8 +115,7 @@ def pairs(chain: Chain) -> Iterator[tuple[str, bytes]]:
     chain.advance()
     yield "block", chain.block_message(len(_POOLS))
     for i, pool in enumerate(_POOLS):
-        words = [f'"0x{"0" * 24}{_TOKENS[j % len(_TOKENS)][2:]}"' for j in (i, i + 1)]
-        topics = f'["0x0d3648bd0f6ba80134a33ba9275ac585d9d315f0ad8355cddefde31afa28d0e9", {", ".join(words)}]'
+        topics = _topics(_PAIR_CREATED, *(_TOKENS[j % len(_TOKENS)] for j in (i, i + 1)))
         yield "log", _log(chain, i, i, _hex(32), _WALLETS[0], "0" * 24 + pool[2:] + f"{i:064x}", topics)
 
 
@@ -117,15 +126,46 @@ def block(chain: Chain, transactions: int) -> Iterator[tuple[str, bytes]]:
     for index in range(transactions):
         tx, pool, wallet = _hex(32), _random.choice(_POOLS), _random.choice(_WALLETS)
         yield "transaction", _transaction(chain, index, tx, wallet, pool)
-        word = f"{_random.getrandbits(70):064x}"
-        sync = '["0x1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1"]'
-        swap = (
-            '["0xd78ad95fa46c994b6551d0da85fc275fe613ce37657fb8d5e3d130840159d822",'
-            f' "0x{"0" * 24}{wallet[2:]}", "0x{"0" * 24}{wallet[2:]}"]'
-        )
-        yield "log", _log(chain, index, 3 * index, tx, pool, word + word, sync)
-        yield "log", _log(chain, index, 3 * index + 1, tx, pool, word + "0" * 128 + word, swap)
+        amounts = _trade(pool)
+        yield "log", _log(chain, index, 3 * index, tx, pool, _words(*_RESERVES[pool]), _topics(_SYNC))
+        topics = _topics(_SWAP, wallet, wallet)
+        yield "log", _log(chain, index, 3 * index + 1, tx, pool, _words(*amounts), topics)
         yield "token_transfer", transfer(chain, 3 * index + 2, tx)
+
+
+def withdrawal(chain: Chain, number: int, share: float = 0.95) -> tuple[str, list[tuple[str, bytes]]]:
+    """A provider takes so much out of pool `number`, in the chain's present block: the transaction's hash, its
+    messages as (type, message). Its logs come behind those of the block's swaps."""
+    tx, pool, wallet, first = _hex(32), _POOLS[number % len(_POOLS)], _random.choice(_WALLETS), 1_000_000 + 3 * number
+    reserves = _RESERVES[pool]
+    out = [int(reserve * share) for reserve in reserves]
+    _RESERVES[pool] = [reserve - gone for reserve, gone in zip(reserves, out, strict=True)]
+    shares = _topics(_TRANSFER, wallet, pool)
+    logs = (
+        (_words(isqrt(out[0] * out[1])), shares),
+        (_words(*_RESERVES[pool]), _topics(_SYNC)),
+        (_words(*out), _topics(_BURN, wallet, wallet)),
+    )
+    messages = [("log", _log(chain, 0, first + i, tx, pool, data, topics)) for i, (data, topics) in enumerate(logs)]
+    return tx, [("transaction", _transaction(chain, 0, tx, wallet, pool)), *messages]
+
+
+def _trade(pool: str) -> tuple[int, int, int, int]:
+    """A trade of up to 0.3 % of a pool: what came in of both tokens, what went out; moves the reserves."""
+    into, reserves = _random.randrange(2), _RESERVES[pool]
+    paid = int(reserves[into] * _random.uniform(0.0005, 0.003))
+    got = reserves[1 - into] * paid * 997 // (reserves[into] * 1000 + paid * 997)
+    reserves[into] += paid
+    reserves[1 - into] -= got
+    return (paid, 0, 0, got) if into == 0 else (0, paid, got, 0)
+
+
+def _words(*values: int) -> str:
+    return "".join(f"{value:064x}" for value in values)
+
+
+def _topics(signature: str, *addresses: str) -> str:
+    return "[" + ", ".join([f'"0x{signature}"', *(f'"0x{"0" * 24}{one[2:]}"' for one in addresses)]) + "]"
 
 
 def _log(chain: Chain, tx_index: int, log_index: int, tx: str, address: str, data: str, topics: str) -> bytes:
@@ -148,11 +188,21 @@ def _transaction(chain: Chain, index: int, tx: str, wallet: str, pool: str) -> b
     ).encode()
 
 
-def send_blocks(settings: Settings, chain: str, rate: float, seconds: float, linger_ms: float, per_block: int) -> int:
+def send_blocks(
+    settings: Settings,
+    chain: str,
+    rate: float,
+    seconds: float,
+    linger_ms: float,
+    per_block: int,
+    withdrawals: Connection | None = None,
+) -> int:
     """Publish blocks of about `per_block` events at `rate` events/s for `seconds`, evenly, after one that creates all
-    pools; how many were sent."""
+    pools; how many were sent. With `withdrawals`, one of the pools is drained twice a second, and what was sent goes
+    there at the end: transaction -> when its last message was handed to the client (epoch seconds)."""
     out, blocks, sent = producer(settings, linger_ms), Chain(spacing_s=max(1, round(per_block / rate))), 0
     names = {"block": "blocks", "transaction": "transactions", "log": "logs", "token_transfer": "token_transfers"}
+    drained: dict[str, float] = {}
     tick, started, messages = 0.002, time.perf_counter(), pairs(blocks)
     while time.perf_counter() - started < seconds:
         for type_, message in messages:
@@ -162,7 +212,15 @@ def send_blocks(settings: Settings, chain: str, rate: float, seconds: float, lin
                 time.sleep(ahead)
             out.produce(f"{chain}.{names[type_]}", message)
             sent += 1
+            if withdrawals is not None and (time.perf_counter() - started) * 2 > len(drained) + 4:
+                tx, logs = withdrawal(blocks, len(drained))
+                for kind, log in logs:
+                    out.produce(f"{chain}.{names[kind]}", log)
+                drained[tx] = time.time()
+                sent += len(logs)
         out.poll(0)
         messages = block(blocks, per_block // 4)
     out.flush(30)
+    if withdrawals is not None:
+        withdrawals.send(drained)
     return sent

@@ -6,6 +6,7 @@ publishing (`feed/`), and the ingestion itself: runs that the lag sensor starts 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
+from dash_pipeline.alerts import show as alerts
 from dash_pipeline.chains import load_chains
 from dash_pipeline.errors import Unavailable
 from dash_pipeline.feed import files
@@ -22,7 +24,9 @@ from dash_pipeline.feed.follow import Followed
 from dash_pipeline.feed.live import LiveReport, live
 from dash_pipeline.feed.replay import Progress, Report, replay
 from dash_pipeline.feed.show import followed_line
+from dash_pipeline.feed.wait import end_offsets, missing
 from dash_pipeline.market import RECORDED, free_port, live_market
+from dash_pipeline.models.registry import Registry
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.servers.dagster import graphql
@@ -30,14 +34,15 @@ from dash_pipeline.stack.status import lag
 from dash_pipeline.storage.search import indexes
 from dash_pipeline.storage.search.bulk import client, opensearch_errors
 from dash_pipeline.storage.search.indexes import INDEXES
-from dash_pipeline.storage.timescale import connect, forget_chain
-from dash_pipeline.topics import TYPES
+from dash_pipeline.storage.timescale import committed_offsets, connect, forget_chain
+from dash_pipeline.topics import ANOMALIES, TYPES
 
 CHAIN = "anvil"
 LIVE_CHAIN = "anvil_live"
 RATE = 6_000.0
 
 _POLL_S = 0.5
+_TRAINED_ON_SAMPLES = ("pool_risk", "wallet_risk")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -54,13 +59,22 @@ class Outcome(msgspec.Struct, frozen=True):
     documents: dict[str, int]
     dead_letters: int
     latency_ms: dict[str, dict[str, float]]
+    rug_pulls: list[str]
+    alerts: list[dict[str, Any]]
     ui: str
 
     @property
+    def missed(self) -> list[str]:
+        """Pools that were rug pulls by the market's own labels, and raised no alert of high severity."""
+        alerted = {alert["pool"] for alert in self.alerts if alert["severity"] == "high"}
+        return [pool for pool in self.rug_pulls if pool not in alerted]
+
+    @property
     def agrees(self) -> bool:
-        """Every published message is a row, nothing waits, and each transaction is a document."""
+        """Every published message is a row, nothing waits, each transaction is a document, each rug pull an alert."""
         rows = all(published == stored for published, stored in self.tables.values())
-        return rows and not self.lag and self.documents["transactions"] >= self.tables["transactions"][1]
+        documents = self.documents["transactions"] >= self.tables["transactions"][1]
+        return rows and not self.lag and documents and not self.missed
 
 
 def demo(stack: Stack, progress: Progress, say: Callable[[str], None], timeout_s: float = 300) -> Outcome:
@@ -69,10 +83,14 @@ def demo(stack: Stack, progress: Progress, say: Callable[[str], None], timeout_s
     Raises Unavailable, saying what is missing, when that takes longer than `timeout_s`.
     """
     settings = stack.settings()
+    say("waiting for the first champions")
+    _wait_for_champions(settings, timeout_s)
     report = replay(settings, [RECORDED], CHAIN, rate=RATE, wait_s=timeout_s, progress=progress)
     with connect(settings) as conn:
         say("waiting for the search indexes")
         _wait_for_index(conn, timeout_s)
+        say("waiting for the prediction engine")
+        _wait_for_engine(settings, conn, timeout_s)
         return _outcome(stack, settings, conn, report)
 
 
@@ -106,6 +124,40 @@ def _wait_for_index(conn: psycopg.Connection[Any], timeout_s: float) -> None:
         time.sleep(_POLL_S)
 
 
+def _wait_for_champions(settings: Settings, timeout_s: float) -> None:
+    """The training sensor trains what has no champion; the sample that comes with the project is enough."""
+    registry, deadline = Registry(settings), time.monotonic() + timeout_s
+    while missing := [model for model in _TRAINED_ON_SAMPLES if registry.champion(model) is None]:
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"no champion of {', '.join(missing)} after {timeout_s:g} s; see {settings.dagster_url}/runs"
+            )
+        time.sleep(_POLL_S)
+
+
+def _wait_for_engine(settings: Settings, conn: psycopg.Connection[Any], timeout_s: float) -> None:
+    """Until every anomaly is published, and the engine has read them all and indexed the alerts."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        unpublished = _count(conn, "intel.anomalies WHERE chain = %s AND published_revision < revision", CHAIN)
+        unread = missing(end_offsets(settings, [ANOMALIES]), committed_offsets(conn))
+        unindexed = _count(conn, "intel.alerts WHERE chain = %s AND indexed_revision < revision", CHAIN)
+        if not (unpublished or unread or unindexed):
+            return
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"the prediction engine is behind after {timeout_s:g} s: {unpublished} anomalies are not published,"
+                f" {unread.total()} not read, {unindexed} alerts not indexed"
+            )
+        time.sleep(_POLL_S)
+
+
+def _rug_pulls() -> list[str]:
+    """The pools that the recorded market's generator says were rug pulls."""
+    labels = json.loads((RECORDED / "labels.json").read_bytes())["labels"]
+    return sorted({label["pool"] for label in labels if label["is_rug"]})
+
+
 def _outcome(stack: Stack, settings: Settings, conn: psycopg.Connection[Any], report: Report) -> Outcome:
     blocks = _recorded_blocks()
     tables = {
@@ -126,6 +178,8 @@ def _outcome(stack: Stack, settings: Settings, conn: psycopg.Connection[Any], re
         documents=_documents(settings),
         dead_letters=_count(conn, "ops.dead_letters WHERE topic LIKE %s", f"{CHAIN}.%"),
         latency_ms=_latency(stack),
+        rug_pulls=_rug_pulls(),
+        alerts=alerts.alerts(conn, severity="high", chain=CHAIN, limit=100),
         ui=settings.dagster_url,
     )
 
@@ -193,4 +247,7 @@ def show(outcome: Outcome, console: Console) -> None:
     for stage, values in outcome.latency_ms.items():
         figures = ", ".join(f"{percentile} {value:,.1f} ms" for percentile, value in values.items())
         console.print(f"latency {stage:<11} {figures} (newest checkpoint, cold start included)", highlight=False)
+    found = len(outcome.rug_pulls) - len(outcome.missed)
+    console.print(f"\nrug pulls: {len(outcome.rug_pulls)}, with an alert of high severity: {found}", highlight=False)
+    console.print(alerts.table(outcome.alerts))
     console.print(f"Dagster UI: {outcome.ui}/asset-groups", highlight=False)

@@ -31,6 +31,7 @@ TYPES = {
     "token": "tokens",
 }
 DEAD_LETTERS = "dash.dead_letters"
+ANOMALIES = "dash.anomalies"
 
 # Few and small, or needed in order: one partition is enough.
 SINGLE = frozenset({"block", "contract", "token"})
@@ -57,13 +58,16 @@ def wanted(chains: Iterable[str], partitions: int = 4) -> dict[str, dict[str, An
         for chain in chains
         for type_ in TYPES
     }
-    return topics | {DEAD_LETTERS: _topic(1, MAX_DEAD_LETTER_BYTES)}
+    return topics | {
+        DEAD_LETTERS: _topic(1, MAX_DEAD_LETTER_BYTES),
+        ANOMALIES: _topic(partitions, MAX_MESSAGE_BYTES),
+    }
 
 
 def ensure(
     settings: Settings, chains: Iterable[str], partitions: int = 4, names: Collection[str] | None = None
 ) -> list[str]:
-    """Create the missing topics of `chains` and of the dead letters, and wait until they have leaders.
+    """Create the missing topics of `chains` and of the platform itself, and wait until they have leaders.
 
     `names` narrows it to these topics. A topic that exists is left as it is. Returns the created ones' names.
     Raises Unavailable when the broker does not answer.

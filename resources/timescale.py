@@ -33,11 +33,23 @@ class TimescaleResource(ConfigurableResource[Any]):
             raise Unavailable(f"database: {' '.join(str(error).split())}") from error
 
     def progress(self) -> tuple[dict[Partition, int], frozenset[str]]:
-        """The next offset to ingest of every partition that ever was, and the chains whose indexes are behind."""
-        from dash_pipeline.storage import timescale
+        """The next offset to ingest of every partition that ever was, and the chains with committed work that the
+        indexes or the topic of anomalies do not show yet."""
+        from dash_pipeline.storage import anomalies, timescale
 
         with self.connect() as connection:
-            return timescale.committed_offsets(connection), timescale.unindexed(connection)
+            unfinished = timescale.unindexed(connection) | anomalies.unpublished(connection)
+            return timescale.committed_offsets(connection), unfinished
+
+    def reactions(self) -> tuple[dict[Partition, int], int, int]:
+        """The next offsets of dash.anomalies' partitions, deliveries that are due, alerts that are not indexed."""
+        from dash_pipeline.storage import alerts, timescale
+        from dash_pipeline.topics import ANOMALIES
+
+        with self.connect() as connection:
+            committed = timescale.committed_offsets(connection)
+            due, unindexed = alerts.waiting(connection)
+        return {place: next_ for place, next_ in committed.items() if place[0] == ANOMALIES}, due, unindexed
 
     def absent(self, relations: Sequence[str]) -> list[str]:
         """Those of the relations (`schema.name`) that the database does not have."""

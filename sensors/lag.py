@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from dagster import (
     AssetObservation,
     DagsterInstance,
-    DagsterRunStatus,
     DefaultSensorStatus,
     RunRequest,
     RunsFilter,
@@ -25,7 +24,6 @@ from dagster import (
     SkipReason,
     sensor,
 )
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG
 
 from assets.ingestion.ingest import drain_name
@@ -38,7 +36,8 @@ from dash_pipeline.settings import Settings, settings
 from dash_pipeline.topics import TYPES, Partition, chain_topics, topic_name
 from resources.kafka import KafkaResource
 from resources.timescale import TimescaleResource
-from sensors.lag_decision import Policy, Seen, decide, rest_after, to_observe
+from sensors.lag_decision import Policy, Seen, decide, to_observe
+from sensors.runs import LIVE_STATUSES, rest
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -53,10 +52,6 @@ LIMITS_TAG = "dash/limits"
 OBSERVE_EVERY_S = 60.0
 # How long a run may take beyond its own limit before run monitoring ends it: start, last commits, checks.
 _GRACE_S = 300
-# Not Dagster's IN_PROGRESS_RUN_STATUSES: those leave out the runs that wait in the queue.
-_LIVE_STATUSES = [status for status in DagsterRunStatus if status not in FINISHED_STATUSES]
-# Failures in a row that are counted; with more, a chain rests as long as it may anyway.
-_FAILURES = 8
 
 
 def lag_sensor(chains: Mapping[str, Chain], jobs: "Sequence[UnresolvedAssetJobDefinition]") -> SensorDefinition:
@@ -75,12 +70,12 @@ def lag_sensor(chains: Mapping[str, Chain], jobs: "Sequence[UnresolvedAssetJobDe
         names = list(chains)
         try:
             extent = kafka.extent([topic for chain in names for topic in chain_topics(chain)])
-            committed, unindexed = timescale.progress()
+            committed, unfinished = timescale.progress()
         except DashError as error:
             # A failed read is not an empty topic: nothing is decided on it.
             return SkipReason(str(error))
         seen = Seen(
-            extent, committed, live_lanes(context.instance, names), _resting(context.instance, names), unindexed
+            extent, committed, live_lanes(context.instance, names), _resting(context.instance, names), unfinished
         )
         values = settings()
         decision = decide(names, seen, Policy(values.max_lanes, values.lag_per_lane))
@@ -124,23 +119,14 @@ def run_request(lane: Lane, values: Settings) -> RunRequest:
 
 def live_lanes(instance: DagsterInstance, chains: Iterable[str]) -> list[Lane]:
     """The lanes of runs that are queued, starting, running or being stopped."""
-    runs = instance.get_runs(RunsFilter(statuses=_LIVE_STATUSES, tags={CHAIN_TAG: list(chains)}))
+    runs = instance.get_runs(RunsFilter(statuses=LIVE_STATUSES, tags={CHAIN_TAG: list(chains)}))
     return [Lane.from_tag(run.tags[PARTITIONS_TAG]) for run in runs if PARTITIONS_TAG in run.tags]
 
 
 def _resting(instance: DagsterInstance, chains: Iterable[str]) -> dict[str, float]:
-    """Chain -> seconds until it is tried again; runs that ended otherwise than by failure end the rest."""
-    resting = {}
-    for chain in chains:
-        records = instance.get_run_records(
-            RunsFilter(job_name=ingest_name(chain), statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]),
-            limit=_FAILURES,
-        )
-        statuses = [record.dagster_run.status for record in records] + [DagsterRunStatus.SUCCESS]
-        failures = statuses.index(DagsterRunStatus.SUCCESS)
-        if failures:
-            resting[chain] = rest_after(failures, time.time() - (records[0].end_time or time.time()))
-    return resting
+    """Chain -> seconds until it is tried again, for those that have to wait."""
+    waits = {chain: rest(instance, ingest_name(chain)) for chain in chains}
+    return {chain: seconds for chain, seconds in waits.items() if seconds}
 
 
 def _observe(

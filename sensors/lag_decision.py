@@ -13,9 +13,6 @@ from dash_pipeline.lag import Extent
 from dash_pipeline.microbatch.lanes import Lane, lane, plan_lanes
 from dash_pipeline.topics import Partition, chain_topics
 
-# A chain whose runs fail is tried again after these seconds, doubled with each failure in a row.
-FIRST_REST_S = 5.0
-LONGEST_REST_S = 300.0
 # Partitions and topics that one reason names; the rest are counted.
 _NAMED = 5
 
@@ -30,14 +27,14 @@ class Policy:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a tick has read. `resting_s`: chain -> seconds until it is tried again after failures. `unindexed`: chains
-    with committed rows that the search indexes do not show yet."""
+    """What a tick has read. `resting_s`: chain -> seconds until it is tried again after failures. `unfinished`: chains
+    with committed work that the search indexes or the topic of anomalies do not show yet."""
 
     extent: Extent
     committed: Mapping[Partition, int]
     live: Sequence[Lane] = ()
     resting_s: Mapping[str, float] = field(default_factory=dict)
-    unindexed: frozenset[str] = frozenset()
+    unfinished: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Decision:
 
 def decide(chains: Iterable[str], seen: Seen, policy: Policy) -> Decision:
     """One run for each lane with lag and without a live run, up to the policy's lanes per chain; and one for a chain
-    whose search indexes were left behind."""
+    whose search indexes or anomalies were left behind."""
     lanes: list[Lane] = []
     notes: list[str] = []
     idle: list[str] = []
@@ -77,7 +74,7 @@ def decide(chains: Iterable[str], seen: Seen, policy: Policy) -> Decision:
         }
         live = [one for one in seen.live if one.chain == chain]
         planned = plan_lanes(chain, lag, live, policy.max_lanes, policy.lag_per_lane)
-        if not planned and not live and chain in seen.unindexed:
+        if not planned and not live and chain in seen.unfinished:
             planned = [lane(chain, lag)]  # a run that died or gave up left a gap: the next one closes it first
         rest = seen.resting_s.get(chain, 0)
         if planned and rest > 0:
@@ -93,13 +90,6 @@ def decide(chains: Iterable[str], seen: Seen, policy: Policy) -> Decision:
     if unfed:
         notes.append(f"no topics: {', '.join(unfed)}")
     return Decision(tuple(lanes), tuple(notes))
-
-
-def rest_after(failures: int, since_s: float) -> float:
-    """Seconds to wait before the next try, after so many failures in a row, the last one `since_s` ago."""
-    if not failures:
-        return 0.0
-    return max(0.0, min(FIRST_REST_S * 2.0 ** (failures - 1), LONGEST_REST_S) - since_s)
 
 
 def to_observe(

@@ -7,6 +7,7 @@ from typing import Any
 
 from dash_pipeline.microbatch.commit import Committed, Rules, commit, decode_batch
 from dash_pipeline.microbatch.consume import Batch
+from dash_pipeline.microbatch.detect import Detector
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.tables import TABLES
@@ -18,6 +19,8 @@ LIMIT = 8 << 20
 
 class Run:
     """One run's side of things: its connection, its offsets, what it published."""
+
+    detector: Detector | None = None
 
     def __init__(self, settings: Settings, chain: str, name: str = "run", rules: Rules | None = None) -> None:
         self.conn = db.connect(settings)
@@ -43,6 +46,7 @@ class Run:
             self.rules,
             self.name,
             self.published.extend,
+            self.detector,
         )
         self.expected |= batch.next_offsets
         return done

@@ -22,9 +22,9 @@ from dagster import (
 from pydantic import Field
 
 from assets.ingestion.checks import Checker, check_specs
-from assets.ingestion.report import checkpoint_metadata, run_metadata
-from assets.ingestion.tables import table_specs
-from assets.keys import index_key, table_key
+from assets.ingestion.report import anomalies_metadata, checkpoint_metadata, run_metadata
+from assets.ingestion.tables import anomalies_spec, table_specs
+from assets.keys import anomalies_key, index_key, table_key
 from assets.search import INDEXES
 from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
@@ -88,7 +88,7 @@ def ingestion_asset(chain: Chain) -> AssetsDefinition:
 
     @multi_asset(
         name=drain_name(chain.name),
-        specs=table_specs(chain),
+        specs=[*table_specs(chain), anomalies_spec(chain)],
         check_specs=check_specs(chain.name),
         can_subset=True,
         description=f"Drains Kafka partitions of {chain.title} into the hot tables, then checks the blocks it touched.",
@@ -133,6 +133,8 @@ def _report(context: AssetExecutionContext, chain: str, done: "Checkpoint", chec
         if rows:
             metadata = checkpoint_metadata(done, chain, table)
             context.log_event(AssetMaterialization(table_key(chain, table), metadata=metadata))
+    if done.anomalies:
+        context.log_event(AssetMaterialization(anomalies_key(chain), metadata=anomalies_metadata(done)))
     for index in INDEXES:
         metadata = {f"{chain}: behind, s": round(done.index_behind_s, 3)}
         context.log_event(AssetMaterialization(index_key(index), metadata=metadata))
@@ -145,3 +147,5 @@ def _results(context: AssetExecutionContext, chain: str, done: "Checkpoint") -> 
         key = table_key(chain, table)
         if done.rows.get(table) and key in context.selected_asset_keys:
             yield MaterializeResult(asset_key=key, metadata=run_metadata(done, table))
+    if done.anomalies and anomalies_key(chain) in context.selected_asset_keys:
+        yield MaterializeResult(asset_key=anomalies_key(chain), metadata={"run anomalies": done.anomalies})

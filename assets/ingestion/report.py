@@ -39,6 +39,11 @@ def checkpoint_metadata(done: Checkpoint, chain: str, table: str) -> Metadata:
     }
 
 
+def anomalies_metadata(done: Checkpoint) -> Metadata:
+    """Anomalies found, changed or retracted since the last checkpoint."""
+    return {"anomalies": done.anomalies, "lane events": done.messages}
+
+
 def run_metadata(done: Checkpoint, table: str) -> Metadata:
     """The totals of a whole run, under labels of their own: a plot that mixes them with checkpoints would lie."""
     return {

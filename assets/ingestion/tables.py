@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from dagster import AssetKey, AssetSpec, TableColumn, TableColumnConstraints, TableConstraints, TableSchema
 
-from assets.keys import table_key, topic_key
+from assets.keys import anomalies_key, table_key, topic_key
 from assets.owners import CHAIN_DATA
 from dash_pipeline.chains import Chain
 from dash_pipeline.storage.tables import TABLES, Column, Table
@@ -35,6 +35,23 @@ _DECODED_FROM = {"pool_events": "logs", "pools": "pool_events"}
 def table_specs(chain: Chain) -> list[AssetSpec]:
     """Every table, for one chain."""
     return [_spec(chain, table) for table in TABLES.values()]
+
+
+def anomalies_spec(chain: Chain) -> AssetSpec:
+    """What detectors found in one chain's pools, in the transactions of the rows."""
+    return AssetSpec(
+        anomalies_key(chain.name),
+        deps=[table_key(chain.name, "pool_events"), table_key(chain.name, "pools")],
+        description="Liquidity withdrawals, reserve drains, price and volume spikes and wallet bursts: written in the"
+        " transaction of the rows that they rest on, retracted when a fork takes these away.\n\n"
+        f"Rows of {chain.title} (`chain = '{chain.name}'`) in `intel.anomalies`.",
+        group_name=chain.name,
+        owners=[CHAIN_DATA],
+        kinds={"postgres", "polars"},
+        tags={"dash/chain": chain.name},
+        skippable=True,
+        metadata={"dagster/table_name": "intel.anomalies", "natural key": "id"},
+    )
 
 
 def upstream(chain: str, table: str) -> AssetKey:

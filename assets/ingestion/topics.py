@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 from dagster import AssetSpec
 
-from assets.keys import dead_letters_key, topic_key
+from assets.keys import anomalies_key, anomalies_topic_key, dead_letters_key, topic_key
 from assets.owners import CHAIN_DATA
 from dash_pipeline.chains import Chain
-from dash_pipeline.topics import DEAD_LETTERS, TYPES, topic_name
+from dash_pipeline.topics import ANOMALIES, DEAD_LETTERS, TYPES, topic_name
 
 _CONTENTS = {
     "block": "Block headers",
@@ -26,8 +26,19 @@ _CONTENTS = {
 
 
 def topic_specs(chains: Iterable[Chain]) -> list[AssetSpec]:
-    """Every topic of every chain, and the dead letters."""
+    """Every topic of every chain, the anomalies, and the dead letters."""
+    chains = list(chains)
     return [_topic(chain, type_) for chain in chains for type_ in TYPES] + [
+        AssetSpec(
+            anomalies_topic_key(),
+            deps=[anomalies_key(chain.name) for chain in chains],
+            description="A JSON message for each anomaly that is found, changed or retracted, keyed by token, with an"
+            f" id that is the same after any replay: topic `{ANOMALIES}`.",
+            group_name="intelligence",
+            owners=[CHAIN_DATA],
+            kinds={"kafka"},
+            metadata={"topic": ANOMALIES},
+        ),
         AssetSpec(
             dead_letters_key(),
             description=f"Messages that were refused, with the reason: topic `{DEAD_LETTERS}`. A copy of each is in"
@@ -36,7 +47,7 @@ def topic_specs(chains: Iterable[Chain]) -> list[AssetSpec]:
             owners=[CHAIN_DATA],
             kinds={"kafka"},
             metadata={"topic": DEAD_LETTERS},
-        )
+        ),
     ]
 
 

@@ -21,7 +21,9 @@ from dash_pipeline.events.abi import pool_events, pools
 from dash_pipeline.events.decode import MESSAGE, decode
 from dash_pipeline.events.reorgs import IN_TABLES, Block, Outcome, Status, follow, off_the_clock
 from dash_pipeline.microbatch.consume import Batch, TopicBatch
+from dash_pipeline.microbatch.detect import Detector, touched_pools
 from dash_pipeline.storage import timescale as db
+from dash_pipeline.storage.anomalies import pools_of_blocks
 from dash_pipeline.storage.tables import POOL_EVENTS, POOLS, TABLES, Table
 from dash_pipeline.storage.timescale import DeadLetter, Writer
 from dash_pipeline.topics import TYPES, Partition
@@ -49,12 +51,16 @@ class Part:
 
 @dataclass
 class Committed:
-    """What a batch became."""
+    """What a batch became. `events`: the pool events that went into the canonical tables, a frame per kind; `moved`:
+    blocks whose rows changed sides."""
 
     rows: dict[str, int] = field(default_factory=dict)
     letters: list[DeadLetter] = field(default_factory=list)
     reorgs: int = 0
+    anomalies: int = 0
     heights: tuple[int, int] | None = None
+    events: list[pl.DataFrame] = field(default_factory=list)
+    moved: Times = field(default_factory=dict)
 
     def count(self, table: Table, rows: int) -> None:
         self.rows[table.name] = self.rows.get(table.name, 0) + rows
@@ -69,6 +75,7 @@ class Committed:
             self.rows[table] = self.rows.get(table, 0) + count
         self.letters += other.letters
         self.reorgs += other.reorgs
+        self.anomalies += other.anomalies
         self._span(other.heights)
 
     def _span(self, heights: tuple[int, int] | None) -> None:
@@ -117,8 +124,11 @@ def commit(
     rules: Rules,
     run_id: str,
     publish: Callable[[list[DeadLetter]], None],
+    detector: Detector | None = None,
 ) -> Committed:
     """Commit a batch: its blocks, then its other rows. Raises Fenced when another run owns one of the partitions.
+
+    `detector` brings the anomalies of the pools that a transaction touched up to date in that transaction.
 
     `publish` is called with the dead letters before their transaction ends: a crash may publish one twice, and loses
     none.
@@ -141,12 +151,19 @@ def commit(
                 heights = {number for part in group for number in part.frame["block_number"].to_list()}
                 known = db.open_batch(transaction, writer.conn, chain, mine, sorted(heights), exclusive=False)
                 result, touched, fresh = _write_rows(writer, group, known)
+            if detector is not None:
+                result.anomalies = detector.run(writer.conn, _pools(writer.conn, chain, result), run_id)
             if result.letters:
                 db.write_dead_letters(writer.conn, result.letters, run_id)
                 publish(result.letters)
             db.commit_batch(transaction, writer.conn, chain, fresh, touched, offsets, run_id)
         done.add(result)
     return done
+
+
+def _pools(conn: db.Connection, chain: str, done: Committed) -> pl.DataFrame:
+    """The pools that a transaction touched, by new events or by a fork that took some away."""
+    return pools_of_blocks(conn, chain, done.moved) if done.moved else touched_pools(done.events)
 
 
 # ---------------------------------------------------------------------------------------------- rows of blocks
@@ -224,6 +241,8 @@ def _insert_together(writer: Writer, pieces: Sequence[tuple[Part, pl.DataFrame]]
         if writer.insert_together(tables):
             for table, frames in tables:
                 done.count(table, sum(frame.height for frame in frames))
+                if table is POOL_EVENTS:
+                    done.events += frames
             return
     for part, frame in pieces:
         _insert(writer, part, frame, done, aside=False)
@@ -244,6 +263,8 @@ def _insert(writer: Writer, part: Part, frame: pl.DataFrame, done: Committed, *,
     for table, frames in _derived(part, frame):
         count = (writer.insert_aside if aside else writer.insert)(table, frames)
         done.count(table, 0 if aside else count)
+        if table is POOL_EVENTS and not aside:
+            done.events += frames
 
 
 def _insert_table(
@@ -298,7 +319,7 @@ def _write_blocks(
         foreign=_foreign(announced, state, rules),
     )
     changed = db.write_tree(conn, chain, announced, outcome)
-    rows_moved, restored = _move(conn, chain, outcome, changed)
+    rows_moved, restored, done.moved = _move(conn, chain, outcome, changed)
     done.letters += _refusals(parts, announced, outcome)
     _store_blocks(writer, parts, outcome, done)
     if outcome.reorg is not None:
@@ -332,8 +353,9 @@ def _announced(part: Part) -> pl.DataFrame:
     )
 
 
-def _move(conn: db.Connection, chain: str, outcome: Outcome, times: Mapping[bytes, datetime]) -> tuple[int, int]:
-    """Rows of blocks that left or joined the canonical chain change schemas; rows moved, and blocks that came back."""
+def _move(conn: db.Connection, chain: str, outcome: Outcome, times: Mapping[bytes, datetime]) -> tuple[int, int, Times]:
+    """Rows of blocks that left or joined the canonical chain change schemas; rows moved, orphaned blocks that came
+    back, and all blocks that changed sides."""
     out: dict[bytes, datetime] = {}
     back: dict[bytes, datetime] = {}
     for block_hash, (before, after) in outcome.changed.items():
@@ -342,7 +364,7 @@ def _move(conn: db.Connection, chain: str, outcome: Outcome, times: Mapping[byte
         (back if after in IN_TABLES else out)[block_hash] = times[block_hash]
     moved = db.move_blocks(conn, chain, out, "chain", "side") + db.move_blocks(conn, chain, back, "side", "chain")
     restored = sum(outcome.changed[block_hash][0] is Status.ORPHANED for block_hash in back)
-    return moved, restored
+    return moved, restored, out | back
 
 
 def _refusals(parts: Sequence[Part], announced: pl.DataFrame, outcome: Outcome) -> list[DeadLetter]:

@@ -25,10 +25,13 @@ from confluent_kafka import Consumer
 from dash_pipeline.chains import load_chains
 from dash_pipeline.errors import Unavailable
 from dash_pipeline.microbatch import consume
+from dash_pipeline.microbatch.announce import Announcer
 from dash_pipeline.microbatch.commit import Committed, Part, Rules, commit, decode_batch
 from dash_pipeline.microbatch.dead_letters import Publisher
+from dash_pipeline.microbatch.detect import Detector
 from dash_pipeline.microbatch.lanes import Lane
 from dash_pipeline.microbatch.latency import Latency
+from dash_pipeline.predictions.direct import DirectAlerts
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.search import Follower
@@ -69,6 +72,7 @@ class Checkpoint:
     rows: dict[str, int] = field(default_factory=dict)
     dead_letters: int = 0
     reorgs: int = 0
+    anomalies: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
     lag_before: int = 0
     lag_after: int = 0
@@ -116,10 +120,14 @@ class _Run:
         self.consumer = consume.open_consumer(settings, f"dash-{lane.chain}")
         self.publisher = Publisher(settings)
         self.follower = Follower(settings, lane.chain)
+        self.alerts = DirectAlerts(settings, run_id) if settings.direct_alerts else None
+        self.announcer = Announcer(settings, lane.chain, *([self.alerts.take] if self.alerts else []))
         self.reporter = _Reporter(report)
         self.conn: db.Connection | None = None
         registered = load_chains(settings.chains_file).get(lane.chain)
         genesis = registered.genesis_hash if registered else None
+        quotes = registered.quote_tokens if registered else ()
+        self.detector = Detector(lane.chain, [bytes.fromhex(token.address[2:]) for token in quotes])
         self.rules = Rules(
             settings.max_reorg_depth,
             bytes.fromhex(genesis[2:]) if genesis else None,
@@ -137,6 +145,9 @@ class _Run:
 
     def loop(self) -> Checkpoint:
         self.follower.start()
+        self.announcer.start()
+        if self.alerts:
+            self.alerts.start()
         # What is there now lives as long as the run; collecting it again and again would only add pauses.
         gc.collect()
         gc.freeze()
@@ -154,6 +165,7 @@ class _Run:
                 self._disconnect()
                 time.sleep(self.pause)
                 self.pause = min(self.pause * 2, _LONGEST_PAUSE_S)
+        self._close_alerts(drain_timeout_s=30)
         self.follower.close(drain_timeout_s=30)
         self._checkpoint(last=True)
         return self.total.checkpoint(
@@ -243,6 +255,7 @@ class _Run:
             self.rules,
             self.run_id,
             self.publisher.publish,
+            self.detector,
         )
         committed_ms = time.time() * 1e3
         self.next = self.next | batch.next_offsets
@@ -251,6 +264,8 @@ class _Run:
                 latency.add(topic.timestamps, batch.consumed_ms, decoded_ms, committed_ms)
         for account in (self.recent, self.total):
             account.add(batch, done)
+        if done.anomalies:
+            self.announcer.wake()
         self.follower.wake(full=batch.messages >= self.limits.batch_rows)
 
     def _sweep(self) -> None:
@@ -278,7 +293,13 @@ class _Run:
         if last:
             self.reporter.close()
 
+    def _close_alerts(self, drain_timeout_s: float) -> None:
+        self.announcer.close(drain_timeout_s)
+        if self.alerts:
+            self.alerts.close(drain_timeout_s)
+
     def close(self) -> None:
+        self._close_alerts(drain_timeout_s=0)
         self.follower.close(drain_timeout_s=0)
         self.reporter.close()
         self.publisher.close()
@@ -315,6 +336,7 @@ class _Account:
             rows=dict(self.done.rows),
             dead_letters=len(self.done.letters),
             reorgs=self.done.reorgs,
+            anomalies=self.done.anomalies,
             offsets={f"{topic}/{partition}": offset for (topic, partition), offset in sorted(offsets.items())},
             lag_before=lag_before,
             lag_after=lag_after,

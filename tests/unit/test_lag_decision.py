@@ -7,7 +7,8 @@ import pytest
 from dash_pipeline.lag import Extent
 from dash_pipeline.microbatch.lanes import lane
 from dash_pipeline.topics import chain_topics
-from sensors.lag_decision import LONGEST_REST_S, Decision, Policy, Seen, decide, rest_after, to_observe
+from sensors.lag_decision import Decision, Policy, Seen, decide, to_observe
+from sensors.runs import LONGEST_REST_S, rest_after
 
 POLICY = Policy(max_lanes=2, lag_per_lane=100)
 LOGS = "anvil.logs"
@@ -51,13 +52,13 @@ def test_a_live_lane_is_not_started_again() -> None:
 
 
 def test_an_index_that_was_left_behind_starts_a_lane() -> None:
-    behind = Seen(extent({0: 10, 1: 5}), {(LOGS, 0): 10, (LOGS, 1): 5}, unindexed=frozenset({"anvil"}))
+    behind = Seen(extent({0: 10, 1: 5}), {(LOGS, 0): 10, (LOGS, 1): 5}, unfinished=frozenset({"anvil"}))
     assert [one.all() for one in answer(behind).lanes] == [PARTITIONS]
 
 
 def test_a_live_lane_is_left_to_close_the_gap_of_the_index() -> None:
     live = [lane("anvil", PARTITIONS)]
-    assert answer(Seen(extent({0: 0, 1: 0}), {}, live, unindexed=frozenset({"anvil"}))).lanes == ()
+    assert answer(Seen(extent({0: 0, 1: 0}), {}, live, unfinished=frozenset({"anvil"}))).lanes == ()
 
 
 def test_another_chains_live_lane_does_not_count() -> None:

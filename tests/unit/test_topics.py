@@ -42,7 +42,7 @@ def test_an_unknown_type_has_no_topic() -> None:
 
 def test_what_should_exist() -> None:
     wanted = topics.wanted(["ethereum", "anvil"], partitions=6)
-    assert len(wanted) == 2 * len(topics.TYPES) + 1
+    assert len(wanted) == 2 * len(topics.TYPES) + 2
     assert wanted["anvil.logs"]["num_partitions"] == 6
     assert wanted["anvil.blocks"]["num_partitions"] == 1
     assert wanted["anvil.logs"]["configs"] == {
@@ -50,6 +50,7 @@ def test_what_should_exist() -> None:
         "retention.ms": "604800000",
     }
     assert wanted[topics.DEAD_LETTERS]["num_partitions"] == 1
+    assert wanted[topics.ANOMALIES]["num_partitions"] == 6
     assert wanted[topics.DEAD_LETTERS]["configs"]["max.message.bytes"] == str(24 << 20)
 
 

@@ -1,6 +1,6 @@
 // A market of pools: who opens one when, who trades, and what became of it.
 import { ethers } from 'ethers';
-import { MIX, SCENARIOS } from './scenarios.mjs';
+import { MIXES, PLANS, SCENARIOS } from './scenarios.mjs';
 import { UNIT } from './uniswap.mjs';
 
 const DEVELOPERS = 20;
@@ -14,12 +14,13 @@ const TENTH_OF_A_GWEI = 10n ** 8n;
 
 export class Market {
   /** `accounts[0]` owns the exchange, the next ones open pools, the rest trade. */
-  constructor(uniswap, accounts, chance, { pools, blocks }) {
+  constructor(uniswap, accounts, chance, { pools, blocks, mix = 'default' }) {
     this.uniswap = uniswap;
     this.chain = uniswap.chain;
     this.chance = chance;
     this.developers = accounts.slice(1, 1 + DEVELOPERS);
     this.traders = accounts.slice(1 + DEVELOPERS);
+    this.mix = MIXES[mix];
     this.events = [];
     this.pools = Array.from({ length: pools }, (_, index) => this.#plan(index, blocks));
   }
@@ -44,19 +45,31 @@ export class Market {
     this.#keep(pool, tx, { rug, step, lpFraction: thousandths / 1000 });
   }
 
-  /** Sells all that an account holds of a pool's token, and keeps it as an event to be labelled. */
-  async dump(pool, account) {
+  /** Someone else adds liquidity worth so much ether, with tokens that the developer gives him. */
+  async join(pool, account, { eth }) {
+    const { uniswap } = this;
+    const [tokens, ether] = await uniswap.reserves(pool.pair, pool.token);
+    // A trade before it in the block may have made tokens dearer: more than enough, and what is left stays with him.
+    const wanted = (((eth * tokens) / ether) * 12n) / 10n;
+    const missing = wanted - (await uniswap.balance(pool.token, account));
+    if (missing > 0n) await uniswap.transfer(pool.developer, pool.token, account, missing);
+    await uniswap.addLiquidity(account, pool.token, wanted, eth);
+  }
+
+  /** Sells so many thousandths of what an account holds of a pool's token, and keeps it as an event to be labelled. */
+  async dump(pool, account, { thousandths = 1000, rug = true, step } = {}) {
     const held = await this.uniswap.balance(pool.token, account);
-    this.#keep(pool, await this.uniswap.sell(account, pool.token, held), { rug: true, lpFraction: null });
+    const tx = await this.uniswap.sell(account, pool.token, (held * BigInt(thousandths)) / 1000n);
+    this.#keep(pool, tx, { rug, step, lpFraction: null });
   }
 
   #plan(index, blocks) {
     const { chance } = this;
-    const kind = MIX[index % MIX.length];
+    const kind = this.mix[index % this.mix.length];
     const opensAt = Math.floor(chance.between(0, 0.35) * blocks);
     // A developer who means to dump puts little of the supply into the pool.
     const thousands = kind === 'rug_swap' ? chance.whole(60, 150) : chance.whole(100, 900);
-    return {
+    const plan = {
       kind,
       developer: this.developers[index % this.developers.length],
       opensAt,
@@ -67,6 +80,7 @@ export class Market {
       tokens: BigInt(thousands) * 1000n * UNIT,
       heat: chance.between(0.05, 0.45),
     };
+    return { ...plan, ...PLANS[kind]?.(plan, chance) };
   }
 
   async #live(pool, block) {
@@ -74,7 +88,9 @@ export class Market {
     if (block < pool.tradesFrom) return;
     pool.pair ??= await this.uniswap.pairOf(pool.token);
     await SCENARIOS[pool.kind](this, pool, block);
-    if (block <= pool.diesAt + BLOCKS_OF_PANIC && this.chance.happens(pool.heat)) await this.#trade(pool);
+    if (block > pool.diesAt + BLOCKS_OF_PANIC) return;
+    if (this.chance.happens(pool.heat)) await this.#trade(pool);
+    for (let extra = 0; extra < (pool.extraTrades ?? 0); extra += 1) await this.#trade(pool);
   }
 
   async #open(pool) {

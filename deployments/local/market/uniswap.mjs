@@ -59,8 +59,14 @@ export class Uniswap {
 
   /** The WETH in a pool as of a block. */
   async wethReserve(pair, token, block) {
+    const [, weth] = await this.reserves(pair, token, block);
+    return weth;
+  }
+
+  /** The tokens and the WETH in a pool as of a block. */
+  async reserves(pair, token, block) {
     const [first, second] = await this.#read('pair', pair, 'getReserves', [], block);
-    return BigInt(token) < BigInt(this.weth) ? second : first;
+    return BigInt(token) < BigInt(this.weth) ? [first, second] : [second, first];
   }
 
   transfer(account, token, to, amount) {
@@ -94,6 +100,17 @@ export class Uniswap {
     await this.#approve(account, token);
     const values = [amount, ANY_AMOUNT, [token, this.weth], account.address, FAR_FUTURE];
     return this.#send(account, 'router', this.router, 'swapExactTokensForETH', values, { tip });
+  }
+
+  /** Sends tokens to a pair without trading for them. */
+  donate(account, token, pair, amount) {
+    return this.#send(account, 'token', token, 'transfer', [pair, amount], { gas: GAS.transfer });
+  }
+
+  /** Makes what was sent to a pair its own (`sync`), or pays it out again (`skim`). */
+  settle(account, pair, { keep }) {
+    const [method, values] = keep ? ['sync', []] : ['skim', [account.address]];
+    return this.#send(account, 'pair', pair, method, values, { gas: GAS.trade });
   }
 
   /** Lets the router spend an account's tokens; once is enough. */

@@ -1,0 +1,79 @@
+"""Detection inside a micro-batch's transaction: what the pools it touched look like now, and what follows from that.
+
+Belongs here: the order of steps, ids. Does not belong here: SQL (`storage/anomalies.py`), thresholds and arithmetic
+(`dash_pipeline/anomalies/`).
+
+Anomalies are a function of the committed rows. Whatever touches a pool (new rows, late rows, a reorg that takes rows
+away) has the pool's anomalies computed anew from there on, and the stored ones made to agree: a replay changes nothing,
+and what no longer holds is retracted. So arrival order, batch boundaries and kills do not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from dash_pipeline.anomalies.detect import candidates, detect
+from dash_pipeline.anomalies.rules import Rules
+from dash_pipeline.storage import anomalies as store
+from dash_pipeline.storage.timescale import Connection
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What detection needs to know of a chain. `quotes`: addresses of its quote tokens, preferred ones first."""
+
+    chain: str
+    quotes: Sequence[bytes] = ()
+    rules: Rules = field(default_factory=Rules)
+
+    def run(self, conn: Connection, touched: pl.DataFrame, run_id: str) -> int:
+        """Bring the anomalies of the touched pools (TOUCHED) up to date, in the transaction that touched them; how many
+        were found, changed or retracted."""
+        if not touched.height:
+            return 0
+        store.lock_detection(conn, self.chain)
+        # A transfer touches no pool, but may name who is behind what was found before it came.
+        found_before = store.pools_found_since(conn, self.chain, touched["lo"].min())  # type: ignore[arg-type]
+        touched = pl.concat([touched, found_before]).group_by("pool").agg(pl.col("lo").min(), pl.col("hi").max())
+        touched = touched.drop_nulls("pool")
+        if not touched.height:
+            return 0
+        stats = store.window_stats(conn, self.chain, touched, self.rules.window_s)
+        suspects = set(candidates(stats, self.rules)) | set(stats.filter("found_before")["pool"])
+        if not suspects:
+            return 0
+        touched = touched.filter(pl.col("pool").is_in(list(suspects)))
+        pools = store.window_pools(conn, self.chain, list(suspects), self.quotes)
+        events = store.window_events(
+            conn, self.chain, touched, pools, self.rules.lookback_s, ahead_s=self.rules.lookback_s
+        )
+        found = detect(events, pools, self.rules).join(touched.select("pool", "lo"), on="pool")
+        rows = [self._row(row) for row in found.filter(pl.col("ts") >= pl.col("lo")).iter_rows(named=True)]
+        return store.write_anomalies(conn, self.chain, touched, rows, run_id)
+
+    def _row(self, found: dict[str, Any]) -> dict[str, Any]:
+        return found | {"id": anomaly_id(self.chain, found), "token": found["token"] or found["pool"]}
+
+
+def anomaly_id(chain: str, found: dict[str, Any]) -> bytes:
+    """16 bytes that follow from what was found and where: the same anomaly has the same id whoever finds it."""
+    parts = (chain, found["kind"], found["severity"], found["pool"].hex(), found["block_hash"].hex(),
+             found["tx_hash"].hex())  # fmt: skip
+    return hashlib.sha256("|".join(parts).encode()).digest()[:16]
+
+
+def touched_pools(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """The pools in frames of pool events (one kind each, as `abi.pool_events` makes them), as TOUCHED; transfers touch
+    tokens, not pools: all of them are one row without a pool."""
+    nobody = pl.lit(None, pl.Binary).alias("pool")
+    pieces = [
+        frame.select("pool" if frame["event"][0] != "transfer" else nobody, "ts") for frame in frames if frame.height
+    ]
+    if not pieces:
+        return pl.DataFrame(schema=store.TOUCHED)
+    return pl.concat(pieces).group_by("pool").agg(lo=pl.col("ts").min(), hi=pl.col("ts").max())

@@ -1,0 +1,314 @@
+"""Anomalies in the database: the windows that detectors read, and what they found.
+
+Belongs here: SQL. Does not belong here: what is an anomaly (`dash_pipeline/anomalies/`), and the order of things inside
+a micro-batch's transaction (`dash_pipeline/microbatch/detect.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from dash_pipeline.storage.timescale import Connection
+
+_TIME = pl.Datetime("us", "UTC")
+
+#: What is known of a pool's last window before it is looked at closely; see `dash_pipeline.anomalies.candidates`.
+STATS: dict[str, Any] = {
+    "pool": pl.Binary,
+    "swaps": pl.Int64,
+    "traders": pl.Int64,
+    "burns": pl.Int64,
+    **{f"{name}_{end}": pl.Float64 for name in ("reserve0", "reserve1", "liquidity", "root") for end in ("max", "min")},
+    "volume0": pl.Float64,
+    "volume1": pl.Float64,
+    "found_before": pl.Boolean,
+}
+
+#: Events as detectors take them: columns of table pool_events, exact amounts as floats, and `token`: the token's
+#: contract where the row is a transfer of one of the pool's tokens.
+EVENTS: dict[str, Any] = {
+    "pool": pl.Binary,
+    "ts": _TIME,
+    "block_number": pl.Int64,
+    "block_hash": pl.Binary,
+    "tx_hash": pl.Binary,
+    "log_index": pl.Int32,
+    "protocol": pl.String,
+    "event": pl.String,
+    "sender": pl.Binary,
+    "recipient": pl.Binary,
+    "amount0_f": pl.Float64,
+    "amount1_f": pl.Float64,
+    "reserve0_f": pl.Float64,
+    "reserve1_f": pl.Float64,
+    "liquidity_f": pl.Float64,
+    "sqrt_price_f": pl.Float64,
+    "tick": pl.Int32,
+    "tick_lower": pl.Int32,
+    "tick_upper": pl.Int32,
+    "token": pl.Binary,
+}
+POOLS: dict[str, Any] = {
+    "pool": pl.Binary,
+    "protocol": pl.String,
+    "token0": pl.Binary,
+    "token1": pl.Binary,
+    "quote": pl.Int8,
+    "creator": pl.Binary,
+}
+# Events that say what is in a pool after them.
+_STATE = "(e.event = 'sync' OR (e.event = 'swap' AND e.liquidity IS NOT NULL))"
+#: Pools that a transaction touched, and between which of the chain's times.
+TOUCHED: dict[str, Any] = {"pool": pl.Binary, "lo": _TIME, "hi": _TIME}
+
+
+def lock_detection(conn: Connection, chain: str) -> None:
+    """Hold the chain's anomalies for this transaction. Two lanes may bring events of one pool at the same time: the
+    second reads its windows when the first has committed, so that one of them sees both."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('anomalies:' || %s, 0))", (chain,), prepare=True)
+
+
+def pools_of_blocks(conn: Connection, chain: str, blocks: Mapping[bytes, datetime]) -> pl.DataFrame:
+    """The pools with events in these blocks (hash -> timestamp), whichever branch they are on, as TOUCHED."""
+    rows = conn.execute(
+        "SELECT pool, min(ts), max(ts) FROM ("
+        + " UNION ALL ".join(
+            f"SELECT pool, ts FROM {schema}.pool_events WHERE chain = %(chain)s AND block_hash = ANY(%(blocks)s)"
+            " AND ts BETWEEN %(lo)s AND %(hi)s AND event <> 'transfer'"
+            for schema in ("chain", "side")
+        )
+        + ") e GROUP BY pool",
+        {"chain": chain, "blocks": list(blocks), "lo": min(blocks.values()), "hi": max(blocks.values())},
+    ).fetchall()
+    return pl.DataFrame(rows, TOUCHED, orient="row")
+
+
+def pools_found_since(conn: Connection, chain: str, lo: datetime) -> pl.DataFrame:
+    """The pools with anomalies of that time or later, as TOUCHED."""
+    rows = conn.execute(
+        "SELECT pool, %s, max(ts) FROM intel.anomalies WHERE ts >= %s AND chain = %s GROUP BY pool",
+        (lo, lo, chain),
+        prepare=True,
+    ).fetchall()
+    return pl.DataFrame(rows, TOUCHED, orient="row")
+
+
+def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: float) -> pl.DataFrame:
+    """One row of STATS for each touched pool: from `window_s` before its first touched event to its last, and the state
+    before that."""
+    extremes = ", ".join(
+        f"greatest(s.{name}_max, b.{name}), least(s.{name}_min, b.{name})"
+        for name in ("reserve0", "reserve1", "liquidity", "root")
+    )
+    rows = conn.execute(
+        f"SELECT p.pool, s.swaps, s.traders, s.burns, {extremes}, s.volume0, s.volume1,"
+        "  EXISTS (SELECT FROM intel.anomalies a WHERE a.pool = p.pool AND a.ts >= p.lo AND a.chain = %(chain)s)"
+        " FROM unnest(%(pools)s::bytea[], %(lo)s::timestamptz[], %(hi)s::timestamptz[]) AS p(pool, lo, hi)"
+        " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE event = 'swap') AS swaps,"
+        "  count(DISTINCT recipient) FILTER (WHERE event = 'swap') AS traders,"
+        "  count(*) FILTER (WHERE event = 'burn') AS burns,"
+        "  max(reserve0_f) AS reserve0_max, min(reserve0_f) AS reserve0_min,"
+        "  max(reserve1_f) AS reserve1_max, min(reserve1_f) AS reserve1_min,"
+        "  max(liquidity::float8) FILTER (WHERE event = 'swap') AS liquidity_max,"
+        "  min(liquidity::float8) FILTER (WHERE event = 'swap') AS liquidity_min,"
+        "  max(sqrt_price_x96::float8) AS root_max, min(sqrt_price_x96::float8) AS root_min,"
+        "  coalesce(sum(abs(amount0_f)) FILTER (WHERE event = 'swap'), 0) AS volume0,"
+        "  coalesce(sum(abs(amount1_f)) FILTER (WHERE event = 'swap'), 0) AS volume1"
+        "  FROM chain.pool_events e WHERE e.pool = p.pool AND e.chain = %(chain)s AND e.event <> 'transfer'"
+        "  AND e.ts BETWEEN p.lo - %(window)s * interval '1 second' AND p.hi"
+        "  AND e.ts BETWEEN %(first)s - %(window)s * interval '1 second' AND %(last)s) s"
+        f" LEFT JOIN LATERAL (SELECT reserve0_f AS reserve0, reserve1_f AS reserve1, liquidity::float8 AS liquidity,"
+        f"  sqrt_price_x96::float8 AS root FROM chain.pool_events e WHERE e.pool = p.pool AND e.chain = %(chain)s"
+        f"  AND {_STATE} AND e.ts < p.lo - %(window)s * interval '1 second' ORDER BY e.ts DESC LIMIT 1) b ON true",
+        _bounds(touched) | {"chain": chain, "window": window_s},
+        binary=True,
+        prepare=True,
+    ).fetchall()
+    return pl.DataFrame(rows, STATS, orient="row")
+
+
+def window_pools(conn: Connection, chain: str, pools: Sequence[bytes], quotes: Sequence[bytes]) -> pl.DataFrame:
+    """The pools (POOLS) with their tokens and who sent the creating transaction, null where that
+    was not seen. `quotes`: quote tokens, preferred
+    ones first."""
+    rows = conn.execute(
+        "SELECT DISTINCT ON (p.pool) p.pool, c.protocol, c.token0, c.token1, t.from_address,"
+        " array_position(%(quotes)s::bytea[], c.token0), array_position(%(quotes)s::bytea[], c.token1)"
+        " FROM unnest(%(pools)s::bytea[]) AS p(pool)"
+        " LEFT JOIN chain.pools c ON c.address = p.pool AND c.chain = %(chain)s"
+        " LEFT JOIN chain.transactions t ON t.block_hash = c.block_hash AND t.tx_hash = c.tx_hash AND t.chain = c.chain"
+        " AND t.ts = c.ts ORDER BY p.pool, c.block_number",
+        {"chain": chain, "pools": list(pools), "quotes": list(quotes)},
+        binary=True,
+    ).fetchall()
+    return pl.DataFrame([(*row[:4], _quote_side(row[5], row[6]), row[4]) for row in rows], POOLS, orient="row")
+
+
+def _quote_side(place0: int | None, place1: int | None) -> int | None:
+    """Which token prices are in: the one that the registry prefers; None where neither is a quote token."""
+    if place0 is None and place1 is None:
+        return None
+    return int(place0 is None or (place1 is not None and place1 < place0))
+
+
+def window_events(conn: Connection, chain: str, touched: pl.DataFrame, pools: pl.DataFrame, lookback_s: float,
+                  ahead_s: float) -> pl.DataFrame:  # fmt: skip
+    """EVENTS of the touched pools, from `lookback_s` before the first touched event to `ahead_s` behind the last one,
+    with the transfers of the pool's own token and those of its base token into and out of the pool; and the last event
+    before that which says what was in the pool."""
+    base = {row["pool"]: row["token1"] if row["quote"] == 0 else row["token0"] for row in pools.iter_rows(named=True)}
+    columns = (
+        "ts, block_number, block_hash, tx_hash, log_index, protocol, event, sender, recipient, amount0_f, amount1_f,"
+        " reserve0_f, reserve1_f, liquidity::float8, sqrt_price_x96::float8, tick, tick_lower, tick_upper"
+    )
+    inside = (
+        "e.chain = %(chain)s AND e.ts BETWEEN p.lo - %(back)s * interval '1 second' AND p.hi + %(ahead)s * interval"
+        " '1 second' AND e.ts BETWEEN %(first)s - %(back)s * interval '1 second' AND %(last)s + %(ahead)s * interval"
+        " '1 second'"
+    )
+    rows = conn.execute(
+        f"WITH p AS MATERIALIZED (SELECT * FROM unnest(%(pools)s::bytea[], %(lo)s::timestamptz[],"
+        "  %(hi)s::timestamptz[], %(base)s::bytea[]) AS p(pool, lo, hi, base))"
+        f" SELECT p.pool, e.*, NULL::bytea FROM p CROSS JOIN LATERAL (SELECT {columns} FROM chain.pool_events e"
+        f"  WHERE e.pool = p.pool AND {inside}) e"
+        f" UNION ALL SELECT p.pool, e.*, p.base FROM p CROSS JOIN LATERAL (SELECT {columns} FROM chain.pool_events e"
+        f"  WHERE e.pool = p.base AND e.event = 'transfer' AND (e.sender = p.pool OR e.recipient = p.pool)"
+        f"  AND {inside}) e"
+        # A quiet pool's state is older than the window.
+        f" UNION ALL SELECT p.pool, e.*, NULL::bytea FROM p CROSS JOIN LATERAL (SELECT {columns} FROM chain.pool_events"
+        f"  e WHERE e.pool = p.pool AND e.chain = %(chain)s AND {_STATE}"
+        f"  AND e.ts < p.lo - %(back)s * interval '1 second'"
+        f"  ORDER BY e.ts DESC, e.block_number DESC, e.log_index DESC LIMIT 1) e",
+        _bounds(touched)
+        | {"chain": chain, "back": lookback_s, "ahead": ahead_s, "base": [base.get(p) for p in touched["pool"]]},
+        binary=True,
+        prepare=True,
+    ).fetchall()
+    return pl.DataFrame(rows, EVENTS, orient="row")
+
+
+def _bounds(touched: pl.DataFrame) -> dict[str, Any]:
+    lo, hi = touched["lo"].to_list(), touched["hi"].to_list()
+    return {"pools": touched["pool"].to_list(), "lo": lo, "hi": hi, "first": min(lo), "last": max(hi)}
+
+
+# ---------------------------------------------------------------------------------------------- what was found
+
+
+def write_anomalies(
+    conn: Connection, chain: str, touched: pl.DataFrame, found: Iterable[Mapping[str, Any]], run_id: str
+) -> int:
+    """Make the stored anomalies of the touched pools, from their first touched event on, those of `found` (the columns
+    of the table, without chain): new ones are inserted, changed ones updated, others retracted. How many changed."""
+    found = list(found)
+    changed = 0
+    for row in found:
+        changed += conn.execute(
+            "INSERT INTO intel.anomalies AS a (id, chain, ts, block_number, block_hash, tx_hash, log_indexes, pool,"
+            " token, tokens, wallets, kind, severity, score, evidence, run_id) VALUES (%(id)s, %(chain)s, %(ts)s,"
+            " %(block_number)s, %(block_hash)s, %(tx_hash)s, %(log_indexes)s, %(pool)s, %(token)s, %(tokens)s,"
+            " %(wallets)s, %(kind)s, %(severity)s, %(score)s, %(evidence)s, %(run_id)s)"
+            " ON CONFLICT (id) DO UPDATE SET retracted_at = NULL, revision = a.revision + 1, score = excluded.score,"
+            " evidence = excluded.evidence, wallets = excluded.wallets, tokens = excluded.tokens,"
+            " token = excluded.token, log_indexes = excluded.log_indexes"
+            " WHERE a.retracted_at IS NOT NULL OR (a.score, a.evidence, a.wallets, a.tokens, a.log_indexes)"
+            " IS DISTINCT FROM (excluded.score, excluded.evidence, excluded.wallets, excluded.tokens,"
+            " excluded.log_indexes)",
+            {**row, "chain": chain, "run_id": run_id},
+        ).rowcount
+    retracted = conn.execute(
+        "UPDATE intel.anomalies a SET retracted_at = clock_timestamp(), revision = revision + 1"
+        " FROM unnest(%s::bytea[], %s::timestamptz[]) AS t(pool, lo)"
+        " WHERE a.chain = %s AND a.pool = t.pool AND a.ts >= t.lo AND a.retracted_at IS NULL AND a.id <> ALL(%s)",
+        (touched["pool"].to_list(), touched["lo"].to_list(), chain, [row["id"] for row in found]),
+    ).rowcount
+    return changed + retracted
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An anomaly as it is stored; `retracted`: its events are no longer on the canonical chain."""
+
+    id: bytes
+    chain: str
+    ts: datetime
+    block_number: int
+    block_hash: bytes
+    tx_hash: bytes
+    log_indexes: list[int]
+    pool: bytes
+    token: bytes
+    tokens: list[bytes]
+    wallets: list[bytes]
+    kind: str
+    severity: str
+    score: float
+    evidence: dict[str, Any]
+    detected_at: datetime
+    retracted: bool
+    revision: int
+
+    def message(self) -> bytes:
+        """The message on topic dash.anomalies: JSON, bytes as 0x and hex, times ISO 8601 in UTC."""
+        return json.dumps(
+            {"type": "anomaly"} | {name: _plain(value) for name, value in vars(self).items()}, separators=(",", ":")
+        ).encode()
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case bytes():
+            return f"0x{value.hex()}"
+        case datetime():
+            return value.isoformat()
+        case list():
+            return [_plain(item) for item in value]
+    return value
+
+
+_COLUMNS = (
+    "id, chain, ts, block_number, block_hash, tx_hash, log_indexes, pool, token, tokens, wallets, kind, severity,"
+    " score, evidence, detected_at, retracted_at IS NOT NULL, revision"
+)
+
+
+def read_anomalies(conn: Connection, ids: Sequence[bytes]) -> list[Stored]:
+    """The anomalies with these ids, as they are now, by time; ids that are not there are left out."""
+    rows = conn.execute(
+        f"SELECT {_COLUMNS} FROM intel.anomalies WHERE id = ANY(%s) ORDER BY ts, block_number, id", (list(ids),)
+    ).fetchall()
+    return [Stored(*row) for row in rows]
+
+
+def lock_unpublished(conn: Connection, chain: str, limit: int) -> list[Stored]:
+    """Anomalies whose newest revision is not on the topic, oldest first; locked until this transaction ends. What
+    somebody else is publishing is left out."""
+    rows = conn.execute(
+        f"SELECT {_COLUMNS} FROM intel.anomalies WHERE chain = %s AND published_revision < revision"
+        " ORDER BY detected_at LIMIT %s FOR UPDATE SKIP LOCKED",
+        (chain, limit),
+        prepare=True,
+    ).fetchall()
+    return [Stored(*row) for row in rows]
+
+
+def mark_published(conn: Connection, anomalies: Sequence[Stored]) -> None:
+    """These revisions are on the topic."""
+    conn.execute(
+        "UPDATE intel.anomalies a SET published_revision = greatest(published_revision, n.revision)"
+        " FROM unnest(%s::bytea[], %s::int4[]) AS n(id, revision) WHERE a.id = n.id",
+        ([one.id for one in anomalies], [one.revision for one in anomalies]),
+        prepare=True,
+    )
+
+
+def unpublished(conn: Connection) -> frozenset[str]:
+    """Chains with anomalies that are not on the topic yet."""
+    rows = conn.execute("SELECT DISTINCT chain FROM intel.anomalies WHERE published_revision < revision")
+    return frozenset(chain for (chain,) in rows)
