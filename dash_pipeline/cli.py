@@ -309,7 +309,7 @@ def alerts(
     if json:
         out.print_json(data=found)
     else:
-        out.print(show.table(found))
+        out.print(show.alerts_table(found))
 
 
 @app.command()

@@ -249,5 +249,5 @@ def show(outcome: Outcome, console: Console) -> None:
         console.print(f"latency {stage:<11} {figures} (newest checkpoint, cold start included)", highlight=False)
     found = len(outcome.rug_pulls) - len(outcome.missed)
     console.print(f"\nrug pulls: {len(outcome.rug_pulls)}, with an alert of high severity: {found}", highlight=False)
-    console.print(alerts.table(outcome.alerts))
+    console.print(alerts.alerts_table(outcome.alerts))
     console.print(f"Dagster UI: {outcome.ui}/asset-groups", highlight=False)

@@ -22,7 +22,7 @@ from dash_pipeline.models.spec import Floats, Raw, Spec
 MODERATE, DRIFTED = 0.1, 0.25
 #: The reference's name of the calibrated score's histogram, beside those of the features.
 SCORE = "score"
-# What a bin without rows counts as: the index of an empty bin would be infinite.
+# What a bin without rows counts as, or half a row if that is more: the index of an empty bin would be infinite.
 _LEAST_SHARE = 1e-4
 # Of n rows that have not drifted the index is about chi-square / n; it must exceed that by so many deviations.
 _DEVIATIONS = 4.0
@@ -53,8 +53,10 @@ class Report:
 
     @property
     def drifted(self) -> bool:
-        """Whether the score or a feature is of another population than it was trained on."""
-        return any(column.level == "drifted" for column in self.columns)
+        """Whether the rows are of another population than those of the training: by their scores, or by more than a
+        fifth of the features (and two at least). One that moves while the scores stay asks for no training."""
+        score, *features = (column.level == "drifted" for column in self.columns)
+        return score or sum(features) > max(1, len(features) // 5)
 
 
 def histogram(values: Floats, bins: int = 10) -> Histogram:
@@ -85,8 +87,9 @@ def psi(reference: Histogram, values: Floats) -> float:
         return 0.0
     known = values[~np.isnan(values)]
     counts = np.append(_counts(np.asarray(reference.edges, dtype=np.float64), known), values.size - known.size)
-    live = np.maximum(counts / values.size, _LEAST_SHARE)
-    trained = np.maximum(np.append(reference.shares, reference.unknown), _LEAST_SHARE)
+    least = max(_LEAST_SHARE, 0.5 / values.size)
+    live = np.maximum(counts / values.size, least)
+    trained = np.maximum(np.append(reference.shares, reference.unknown), least)
     return float(np.sum((live - trained) * np.log(live / trained)))
 
 

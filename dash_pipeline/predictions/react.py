@@ -64,5 +64,5 @@ def react(
                 reaction.predictions += predictions.write_predictions(conn, made, run_id)
             reaction.alerts += alerts.raise_alerts(conn, policy, active, run_id)
         if gone:
-            alerts.retract(conn, policy, gone)
+            reaction.alerts += alerts.retract(conn, policy, gone, run_id)
     return reaction

@@ -99,7 +99,9 @@ class Bucket:
             if status >= 500 or code in _BUSY:
                 raise Unavailable(f"{place}: {self.where} answers {code}") from error
             if code == "NoSuchBucket":
-                raise DashError(f"s3: {self.where} has no bucket {self.name}; make it, or set DASH_S3_BUCKET") from error
+                raise DashError(
+                    f"s3: {self.where} has no bucket {self.name}; make it, or set DASH_S3_BUCKET"
+                ) from error
             hint = "; check DASH_S3_ACCESS_KEY and DASH_S3_SECRET_KEY" if status in (401, 403) else ""
             raise DashError(f"{place}: {self.where} refuses: {code}{hint}") from error
         except (NoCredentialsError, PartialCredentialsError) as error:
