@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,8 +18,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from dash_pipeline.errors import DashError
 
 PREFIX = "DASH_"
-
-Severity = Literal["low", "medium", "high"]
 
 
 def stack_dir() -> Path:
@@ -76,25 +73,6 @@ class Settings(BaseSettings):
     alert_webhooks: dict[str, str] = Field(
         default_factory=dict,
         description='owner -> URL that failed runs are posted to, as JSON; "*" gets what no other owner does',
-    )
-
-    alert_routes: dict[str, str] = Field(
-        default_factory=dict, description="route -> URL that alerts about pools are posted to, as JSON"
-    )
-    alert_secret: SecretStr | None = Field(None, description="key of the signature on what is posted to the routes")
-    alert_min_severity: Severity = Field("medium", description="a less severe anomaly raises no alert")
-    alert_route_severity: dict[str, Severity] = Field(
-        default_factory=dict, description="route -> the least severe alert that it gets; others get all"
-    )
-    alert_cooldown_s: float = Field(3600, ge=0, description="seconds in which a pool alerts again only if it got worse")
-    alert_batch: int = Field(50, ge=1, le=1000, description="alerts that one request to a route holds at most")
-    alert_give_up_s: float = Field(86_400, gt=0, description="seconds after which an alert nobody takes is given up")
-    direct_alerts: bool = Field(True, description="lanes raise alerts themselves, before the prediction engine's run")
-
-    champion_refresh_s: float = Field(20, gt=0, le=60, description="seconds between looks for a new champion")
-    labels: dict[str, str] = Field(
-        default_factory=dict,
-        description="model -> csv or Parquet (a path or s3://bucket/key) that it is trained on, instead of the sample",
     )
 
 

@@ -1,7 +1,6 @@
-"""From committed anomalies to the world: topic dash.anomalies first, then, if settings say so, alerts.
+"""From committed anomalies to topic dash.anomalies.
 
-Belongs here: the thread beside a lane. Does not belong here: detection (`detect.py`), what an anomaly leads to
-(`dash_pipeline/predictions/`).
+Belongs here: the thread beside a lane. Does not belong here: detection (`detect.py`).
 
 The table is the outbox: an anomaly whose newest revision is not on the topic yet is published, flushed, and marked. A
 crash in between publishes it again, with the same id and revision. What a run leaves the next one publishes first, and
@@ -12,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import psycopg
 from confluent_kafka import Producer
@@ -33,17 +32,13 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 # Looked at without being told: what another lane's crash left.
 _LOOK_EVERY_S = 30.0
 
-#: Is handed anomalies once they are published; must return at once.
-Take = Callable[[Sequence[Stored]], None]
-
 
 class Announcer:
     """Publishes one chain's anomalies in a thread beside a lane; what fails is logged and tried again, and never the
     lane's matter. Several may serve the same chain (a lane each): they take turns by rows."""
 
-    def __init__(self, settings: Settings, chain: str, take: Take = lambda anomalies: None) -> None:
-        """`take` is called from the thread with what has been published."""
-        self._settings, self._chain, self._take = settings, chain, take
+    def __init__(self, settings: Settings, chain: str) -> None:
+        self._settings, self._chain = settings, chain
         self._producer: Producer | None = None
         self._conn: db.Connection | None = None
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -72,8 +67,8 @@ class Announcer:
             self._wake.clear()
             last = self._stop.is_set()
             try:
-                while published := self.publish():
-                    self._take(published)
+                while self.publish():
+                    pass
                 pause = _PAUSE_S
             except (DashError, psycopg.Error) as error:
                 log.warning("%s: anomalies wait: %s", self._chain, (str(error).strip() or repr(error)).splitlines()[0])

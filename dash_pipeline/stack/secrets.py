@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -33,12 +32,6 @@ class Secrets:
     opensearch: str
     s3_access_key: str
     s3_secret_key: str
-    alerts: str
-
-
-_NAMES = tuple(field.name for field in fields(Secrets))
-# No server's data depends on these: a stack that was made before there were any gets them now.
-_LATER = {"alerts"}
 
 
 def kept_secrets(layout: Layout) -> Secrets:
@@ -47,10 +40,7 @@ def kept_secrets(layout: Layout) -> Secrets:
     Raises DashError when the file is gone or unreadable but servers have data that was made with it.
     """
     try:
-        kept = json.loads(layout.secrets.read_text())
-        if isinstance(kept, dict) and set(_NAMES) - set(kept) == _LATER:
-            return _keep(layout, kept | _make(_LATER))
-        return Secrets(**kept)
+        return Secrets(**json.loads(layout.secrets.read_text()))
     except FileNotFoundError:
         if any(layout.data.glob("*/*")):
             raise DashError(
@@ -59,15 +49,7 @@ def kept_secrets(layout: Layout) -> Secrets:
             ) from None
     except (ValueError, TypeError) as error:
         raise DashError(f"{layout.secrets}: {error}; put it right, or `dash-pipeline reset --all`") from None
-    return _keep(layout, _make(_NAMES))
-
-
-def _make(names: Iterable[str]) -> dict[str, str]:
-    return {name: secrets.token_hex(16) for name in names}
-
-
-def _keep(layout: Layout, passwords: dict[str, str]) -> Secrets:
-    made = Secrets(**passwords)
+    made = Secrets(**{field.name: secrets.token_hex(16) for field in fields(Secrets)})
     write_private(layout.secrets, json.dumps(asdict(made), indent=1))
     return made
 
@@ -93,9 +75,6 @@ def environment(layout: Layout, ports: Ports, made: Secrets) -> dict[str, str]:
         "DASH_DAGSTER_URL": f"http://127.0.0.1:{ports['webserver']}",
         "DASH_CODE_INGESTION_HOST": "127.0.0.1",
         "DASH_CODE_INGESTION_PORT": str(ports["code-ingestion"]),
-        "DASH_ALERT_SECRET": made.alerts,
-        "DASH_CODE_INTELLIGENCE_HOST": "127.0.0.1",
-        "DASH_CODE_INTELLIGENCE_PORT": str(ports["code-intelligence"]),
         "DASH_CODE_MARTS_HOST": "127.0.0.1",
         "DASH_CODE_MARTS_PORT": str(ports["code-marts"]),
         "DAGSTER_HOME": str(layout.dagster),

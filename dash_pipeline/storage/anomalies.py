@@ -134,17 +134,19 @@ def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: 
 
 
 def window_pools(conn: Connection, chain: str, pools: Sequence[bytes], quotes: Sequence[bytes]) -> pl.DataFrame:
-    """The pools (POOLS) with their tokens and who sent the creating transaction, null where that
-    was not seen. `quotes`: quote tokens, preferred
+    """The pools (POOLS) with their tokens and who got the first shares in the creating transaction,
+    null where that was not seen. `quotes`: quote tokens, preferred
     ones first."""
     rows = conn.execute(
-        "SELECT DISTINCT ON (p.pool) p.pool, c.protocol, c.token0, c.token1, t.from_address,"
+        "SELECT DISTINCT ON (p.pool) p.pool, c.protocol, c.token0, c.token1, t.recipient,"
         " array_position(%(quotes)s::bytea[], c.token0), array_position(%(quotes)s::bytea[], c.token1)"
         " FROM unnest(%(pools)s::bytea[]) AS p(pool)"
         " LEFT JOIN chain.pools c ON c.address = p.pool AND c.chain = %(chain)s"
-        " LEFT JOIN chain.transactions t ON t.block_hash = c.block_hash AND t.tx_hash = c.tx_hash AND t.chain = c.chain"
-        " AND t.ts = c.ts ORDER BY p.pool, c.block_number",
-        {"chain": chain, "pools": list(pools), "quotes": list(quotes)},
+        " LEFT JOIN LATERAL (SELECT recipient FROM chain.pool_events t WHERE t.block_hash = c.block_hash"
+        "  AND t.tx_hash = c.tx_hash AND t.chain = c.chain AND t.ts = c.ts AND t.pool = p.pool AND t.event = 'transfer'"
+        "  AND t.sender = %(nobody)s AND t.recipient <> %(nobody)s ORDER BY t.log_index LIMIT 1) t ON true"
+        " ORDER BY p.pool, c.block_number",
+        {"nobody": bytes(20), "chain": chain, "pools": list(pools), "quotes": list(quotes)},
         binary=True,
     ).fetchall()
     return pl.DataFrame([(*row[:4], _quote_side(row[5], row[6]), row[4]) for row in rows], POOLS, orient="row")
@@ -284,6 +286,18 @@ def read_anomalies(conn: Connection, ids: Sequence[bytes]) -> list[Stored]:
         f"SELECT {_COLUMNS} FROM intel.anomalies WHERE id = ANY(%s) ORDER BY ts, block_number, id", (list(ids),)
     ).fetchall()
     return [Stored(*row) for row in rows]
+
+
+def high_anomalies(conn: Connection, chain: str) -> list[dict[str, Any]]:
+    """A chain's anomalies of high severity that stand, each pool's first, by time; addresses as 0x and hex."""
+    rows = conn.execute(
+        "SELECT DISTINCT ON (pool) '0x' || encode(pool, 'hex'), kind, block_number, score,"
+        " ARRAY(SELECT '0x' || encode(w, 'hex') FROM unnest(wallets) w) FROM intel.anomalies"
+        " WHERE chain = %s AND severity = 'high' AND retracted_at IS NULL ORDER BY pool, ts, block_number",
+        (chain,),
+    ).fetchall()
+    names = ("pool", "kind", "block_number", "score", "wallets")
+    return sorted((dict(zip(names, row, strict=True)) for row in rows), key=lambda one: one["block_number"])
 
 
 def lock_unpublished(conn: Connection, chain: str, limit: int) -> list[Stored]:

@@ -40,7 +40,8 @@ class Lane(Run):
         """The anomalies, without what says when and by whom they were found."""
         return self.conn.execute(
             "SELECT id, kind, severity, pool, token, wallets, block_number, block_hash, tx_hash, log_indexes, score,"
-            " evidence FROM intel.anomalies WHERE chain = %s AND (retracted_at IS NULL) = %s ORDER BY ts, kind, severity",
+            " evidence FROM intel.anomalies WHERE chain = %s AND (retracted_at IS NULL) = %s"
+            " ORDER BY ts, kind, severity",
             (self.chain, active),
         ).fetchall()
 

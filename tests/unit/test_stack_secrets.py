@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 from pathlib import Path
 
@@ -37,17 +36,6 @@ def test_lost_passwords_of_existing_data_are_not_made_anew(layout: Layout) -> No
 
     with pytest.raises(DashError, match="put it back"):
         kept_secrets(layout)
-
-
-def test_a_stack_from_before_alerts_gets_their_key_and_keeps_the_rest(layout: Layout) -> None:
-    before = vars(kept_secrets(layout))
-    layout.secrets.write_text(json.dumps({name: value for name, value in before.items() if name != "alerts"}))
-
-    after = kept_secrets(layout)
-
-    assert after.alerts != before["alerts"]
-    assert vars(after) == before | {"alerts": after.alerts}
-    assert kept_secrets(layout) == after
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"kafka": "x"}'])

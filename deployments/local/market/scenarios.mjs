@@ -153,12 +153,10 @@ async function largeExit(market, pool, block) {
   if (block === pool.eventAt) await market.withdraw(pool, pool.developer, market.chance.whole(350, 450));
 }
 
-/** All is taken out, and put back minutes later; meanwhile nobody trades. */
+/** All is taken out, and put back minutes later. */
 async function migrate(market, pool, block) {
-  if (block === pool.eventAt) {
-    await market.withdraw(pool, pool.developer, ALL);
-    pool.restsUntil = block + pool.blocksBetween;
-  } else if (block === pool.restsUntil) {
+  if (block === pool.eventAt) await market.withdraw(pool, pool.developer, ALL);
+  if (block === pool.eventAt + pool.blocksBetween) {
     await market.uniswap.addLiquidity(pool.developer, pool.token, pool.tokens, pool.eth);
   }
 }

@@ -1,1 +1,0 @@
-"""From anomalies to predictions and alerts, and the models' life: labels, training, evaluation, promotion, drift."""
