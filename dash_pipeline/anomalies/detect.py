@@ -153,7 +153,11 @@ def _with_metrics(points: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     points = _before(points, rules.window_s, ("liquidity", "reserve", "price"), "_then")
     points = _before(points, 2 * rules.window_s, ("liquidity",), "_earlier")
     points = _before(points, rules.slow_window_s, ("liquidity",), "_long_ago")
-    points = points.with_columns(liquidity_then=pl.min_horizontal("liquidity_then", "liquidity_earlier"))
+    points = points.with_columns(
+        liquidity_then=pl.when(pl.col("liquidity_earlier") < pl.col("liquidity_then"))
+        .then("liquidity_earlier")
+        .otherwise("liquidity_then")
+    )
     of_pool = {name: pl.col(name).cum_max().over("pool") for name in ("liquidity", "reserve")}
     then = {name: pl.coalesce(f"{name}_then", of_pool[name]) for name in ("liquidity", "reserve")}
     first_price = pl.col("price").first().over("pool")
@@ -176,7 +180,7 @@ def _with_metrics(points: pl.DataFrame, rules: Rules) -> pl.DataFrame:
         ).then(
             pl.when(pl.col("reserve_ref") >= rules.high_of_peak * pl.col("peak"))
             .then(drop)
-            .otherwise(pl.min_horizontal(drop, pl.lit(rules.drain["high"] - 1e-9)))
+            .otherwise(drop.clip(upper_bound=rules.drain["high"] - 1e-9))
         ),
         withdrawn=pl.when(pl.col("liquidity_ref") > 0).then("withdrawn"),
         price_moved=pl.when((pl.col("swaps") > 0) & (pl.col("reserve_ref") >= rules.crumbs * pl.col("peak"))).then(
@@ -235,10 +239,10 @@ def _crossings(
 ) -> pl.DataFrame:
     """The first points at each severity's threshold."""
     value = pl.col(metric)
-    usual = pl.col("usual").fill_null(0.0) * rules.restless if kind.endswith("withdrawal") else pl.lit(0.0)
+    usual = pl.col("usual").fill_null(0.0) * rules.restless
     found = []
     for severity, step in steps.items():
-        least = pl.max_horizontal(pl.lit(step), pl.min_horizontal(usual, pl.lit(rules.most_restless)))
+        least = usual.clip(step, max(step, rules.most_restless)) if kind.endswith("withdrawal") else pl.lit(step)
         above = (value >= least).fill_null(False) & value.is_finite().fill_null(False)
         since = pl.col("ts") - pl.when(above).then(pl.col("ts")).shift(1).forward_fill().over("pool")
         first = above & ((since > timedelta(seconds=window_s)) | since.is_null()).fill_null(True)
