@@ -1,29 +1,35 @@
-"""The detectors: events of some pools in, anomalies out.
+"""The detectors: events of some pools in, anomalies out. Pure: a function of the rows.
 
-Belongs here: metrics and crossings. Does not belong here: thresholds (`rules.py`), reading and writing (`storage/`).
+Belongs here: what is measured, and when it is an anomaly. Does not belong here: thresholds (`rules.py`), reserves and
+prices (`states.py`), reading and writing (`storage/`).
 
 The unit is a pool's transaction: the state after its last event. An anomaly is the first transaction at which a metric
-reaches a severity's threshold, with none at or above it in the window before. All windows end at the transaction and
-are of the chain's time, so that a replay, in other batches or another order, finds the same.
+reaches a severity's threshold, with none that did so within `rules.quiet_s` before. All windows end at the transaction
+and are of the chain's time, so that a replay, in other batches or another order, finds the same.
 
-Liquidity L is sqrt(reserve0 * reserve1) of a V2 pool and the active liquidity of a V3 pool: trades leave it as it is,
-providers change it. It is held against what it was when the window began (of a younger pool: the most it ever was), and
-a window before that, whichever was less, so that liquidity added and taken out again (just-in-time) is no withdrawal.
+What a level is held against is the level that the pool *had*, by time: the highest of the window that lasted, or the
+usual one of its history, whichever is less. So liquidity and whales that come and go leave no trace, and a pool that
+is pulled a minute after its birth still has something to lose.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from math import log
+from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
-from dash_pipeline.anomalies.rules import Rules, Steps
+from dash_pipeline.anomalies.gate import candidates
+from dash_pipeline.anomalies.rules import Levels, Rules
+from dash_pipeline.anomalies.states import Bools, Floats, Ints, States, states
+from dash_pipeline.anomalies.windows import Pairs, first_crossings, highest, median
 
-_AT = ("pool", "block_number", "block_hash", "tx_hash")
-_Q96 = 2.0**96
+__all__ = ["FOUND", "candidates", "detect"]
 
 #: What `detect` gives.
 FOUND: dict[str, Any] = {
@@ -41,282 +47,439 @@ FOUND: dict[str, Any] = {
     "wallets": pl.List(pl.Binary),
     "evidence": pl.String,
 }
+SEVERITIES = ("low", "medium", "high")
+# Wallets named in an anomaly.
+_WALLETS = 5
 
 
-def candidates(stats: pl.DataFrame, rules: Rules) -> pl.Series:
-    """The pools that may have an anomaly at the end of the window that `stats` (`storage.anomalies.STATS`) is of; the
-    others cannot have one. Bounds only: the most a metric can be, from the extremes of the window."""
-    lost0, lost1 = (1 - pl.col(f"reserve{i}_min") / pl.col(f"reserve{i}_max") for i in (0, 1))
-    liquidity = 1 - ((1 - lost0) * (1 - lost1)).sqrt()
-    price = -((1 - lost0) * (1 - lost1)).log()
-    active = 1 - pl.col("liquidity_min") / pl.col("liquidity_max")
-    swung = pl.col("root_max") / pl.col("root_min")
-    volume = pl.max_horizontal(*(pl.col(f"volume{i}") / pl.col(f"reserve{i}_max") for i in (0, 1)))
-    suspect = (
-        (pl.col("burns") > 0)
-        | (liquidity >= min(rules.withdrawal.values()))
-        | (pl.max_horizontal(lost0, lost1) >= min(rules.drain.values()))
-        | (price >= min(rules.price.values()))
-        | (active >= min(rules.withdrawal.values()))
-        | (swung >= 1 + min(rules.drain.values()))
-        | (volume >= rules.volume_of_reserve)
-        | (
-            (pl.col("swaps") >= rules.burst_trades)
-            & (pl.col("traders") <= pl.col("swaps") * (1 - rules.burst_share) + 1)
-        )
-    )
-    return stats.filter(suspect)["pool"]
+@dataclass(frozen=True)
+class _Crossings:
+    """Transactions of one kind of anomaly at or above a threshold, in order. `at`: their numbers in the states,
+    `level`: the severity (1 to 3), `people`: who is behind each, the most involved first (None: who sold), `evidence`:
+    a column per name."""
+
+    kind: str
+    at: Ints
+    level: Ints
+    score: Floats
+    people: list[list[bytes]] | None
+    evidence: dict[str, Any]
 
 
-def detect(events: pl.DataFrame, pools: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    """The anomalies among these events (`storage.anomalies.EVENTS` of `pools`, POOLS), as FOUND, by pool and place.
-
-    Those of the first `rules.lookback_s` are not to be relied on: what was before is not known.
-    """
-    events = events.unique(["pool", "block_hash", "log_index", "event"]).sort("pool", "block_number", "log_index")
-    points = _points(events.filter(pl.col("event") != "transfer"), pools, rules)
-    if not points.height:
-        return pl.DataFrame(schema=FOUND)
-    found = [
-        _crossings(points, "liquidity_withdrawal", "withdrawn", rules.withdrawal, rules.window_s, rules),
-        _crossings(points, "slow_withdrawal", "withdrawn_slowly", rules.slow_withdrawal, rules.slow_window_s, rules),
-        _crossings(points, "reserve_drain", "drained", rules.drain, rules.window_s, rules),
-        _crossings(points, "price_spike", "price_moved", rules.price, rules.window_s, rules),
-        _crossings(points, "volume_spike", "volume_factor", rules.volume, rules.window_s, rules),
-        _bursts(points, events, rules),
-    ]
-    rows = pl.concat(found, how="diagonal").sort("pool", "block_number", "last_log", "kind", "severity")
-    people = events.filter(pl.col("event") == "transfer")
-    told = [_row(row, people, rules) for row in rows.iter_rows(named=True)]
-    return pl.DataFrame([row for row in told if row is not None], FOUND, orient="row")
-
-
-# ---------------------------------------------------------------------------------------------- states
-
-
-def _points(events: pl.DataFrame, pools: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    """A row per pool and transaction: the state after it, and every metric."""
-    own = events.join(pools.select("pool", "token0", "token1", "quote", "creator"), on="pool", how="left")
-    second = pl.col("quote").fill_null(1) == 1
-    tick = pl.col("tick").forward_fill().over("pool")
-    inside = (pl.col("tick_lower") <= tick) & (tick < pl.col("tick_upper"))
-    moved = pl.when(pl.col("event").is_in(["mint", "burn"]) & inside).then(pl.col("liquidity_f")).otherwise(0.0)
-    own = own.with_columns(moved=moved.fill_null(0.0).cum_sum().over("pool"))
-    base = pl.when(pl.col("event") == "swap").then(pl.col("liquidity_f") - pl.col("moved"))
-    active = base.forward_fill().over("pool") + pl.col("moved")
-    root = pl.col("sqrt_price_f").forward_fill().over("pool") / _Q96
-    own = own.with_columns(
-        liquidity=pl.when(pl.col("protocol") == "uniswap_v3")
-        .then(active)
-        .otherwise((pl.col("reserve0_f") * pl.col("reserve1_f")).sqrt()),
-        reserve=pl.when(pl.col("protocol") == "uniswap_v3")
-        .then(pl.when(second).then(active * root).otherwise(active / root))
-        .otherwise(pl.when(second).then("reserve1_f").otherwise("reserve0_f")),
-        price=pl.when(pl.col("protocol") == "uniswap_v3")
-        .then(root**2)
-        .otherwise(pl.col("reserve1_f") / pl.col("reserve0_f")),
-        volume=pl.when(pl.col("event") == "swap").then(
-            pl.when(second).then(pl.col("amount1_f")).otherwise(pl.col("amount0_f")).abs()
-        ),
-    )
-    points = own.group_by(_AT, maintain_order=True).agg(
-        pl.col("ts").first(),
-        pl.col("quote", "token0", "token1", "creator").first(),
-        last_log=pl.col("log_index").max(),
-        log_indexes=pl.col("log_index"),
-        liquidity=pl.col("liquidity").drop_nulls().last(),
-        reserve=pl.col("reserve").drop_nulls().last(),
-        price=pl.col("price").drop_nulls().last(),
-        volume=pl.col("volume").sum(),
-        swaps=(pl.col("event") == "swap").sum(),
-        burns=(pl.col("event") == "burn").sum(),
-    )
-    points = points.sort("pool", "block_number", "last_log").with_columns(
-        pl.col("liquidity", "reserve", "price").forward_fill().over("pool")
-    )
-    return _with_metrics(points, rules)
-
-
-def _before(points: pl.DataFrame, seconds: float, columns: Sequence[str], suffix: str) -> pl.DataFrame:
-    """The state when the window of each point began, null where the pool is younger."""
-    left = points.with_columns(began=pl.col("ts") - timedelta(seconds=seconds)).with_row_index("_row").sort("began")
-    right = points.select("pool", pl.col("ts").alias("at"), *(pl.col(c).alias(f"{c}{suffix}") for c in columns))
-    # Of several states at one time the last one counts: it is the one the block ended with.
-    right = right.unique(["pool", "at"], keep="last", maintain_order=True).sort("at")
-    joined = left.join_asof(
-        right, left_on="began", right_on="at", by="pool", strategy="backward", check_sortedness=False
-    )
-    return joined.sort("_row").drop("_row", "began", "at", strict=False)
-
-
-def _with_metrics(points: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    points = _before(points, rules.window_s, ("liquidity", "reserve", "price"), "_then")
-    points = _before(points, 2 * rules.window_s, ("liquidity",), "_earlier")
-    points = _before(points, rules.slow_window_s, ("liquidity",), "_long_ago")
-    points = points.with_columns(
-        liquidity_then=pl.when(pl.col("liquidity_earlier") < pl.col("liquidity_then"))
-        .then("liquidity_earlier")
-        .otherwise("liquidity_then")
-    )
-    of_pool = {name: pl.col(name).cum_max().over("pool") for name in ("liquidity", "reserve")}
-    then = {name: pl.coalesce(f"{name}_then", of_pool[name]) for name in ("liquidity", "reserve")}
-    first_price = pl.col("price").first().over("pool")
-    bucket = pl.col("ts").dt.epoch("s") // int(rules.window_s)
-    points = points.with_columns(
-        withdrawn=1 - pl.col("liquidity") / then["liquidity"],
-        withdrawn_slowly=1 - pl.col("liquidity") / pl.coalesce("liquidity_long_ago", of_pool["liquidity"]),
-        reserve_ref=then["reserve"],
-        liquidity_ref=then["liquidity"],
-        price_moved=(pl.col("price") / pl.coalesce("price_then", first_price)).log().abs(),
-        peak=pl.col("reserve").rolling_max_by("ts", "7200s").over("pool"),
-        bucket=bucket,
-    )
-    drop = 1 - pl.col("reserve") / pl.col("reserve_ref")
-    points = points.with_columns(
-        # Providers' doing is a withdrawal, and what a dead pool loses is nothing.
-        drained=pl.when(
-            (pl.col("withdrawn") < min(rules.withdrawal.values()))
-            & (pl.col("reserve_ref") >= rules.crumbs * pl.col("peak"))
-        ).then(
-            pl.when(pl.col("reserve_ref") >= rules.high_of_peak * pl.col("peak"))
-            .then(drop)
-            .otherwise(drop.clip(upper_bound=rules.drain["high"] - 1e-9))
-        ),
-        withdrawn=pl.when(pl.col("liquidity_ref") > 0).then("withdrawn"),
-        price_moved=pl.when((pl.col("swaps") > 0) & (pl.col("reserve_ref") >= rules.crumbs * pl.col("peak"))).then(
-            "price_moved"
-        ),
-    )
-    points = _restless(points, rules)
-    return _with_volume(points, rules)
-
-
-def _restless(points: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    """How much the liquidity usually moves in a window, by the pool's own points of the hours before this window."""
-    moves = points.select("pool", "ts", move=pl.col("withdrawn").abs()).filter(pl.col("move").is_finite())
-    hourly = moves.group_by("pool", at=pl.col("ts").dt.truncate("10m") + timedelta(minutes=10)).agg(
-        pl.col("move").max()
-    )
-    hourly = hourly.sort("pool", "at").with_columns(
-        usual=pl.col("move").rolling_median_by("at", f"{int(rules.slow_window_s)}s", min_samples=4).over("pool")
-    )
-    left = (
-        points.with_columns(began=pl.col("ts") - timedelta(seconds=rules.window_s)).with_row_index("_row").sort("began")
-    )
-    joined = left.join_asof(
-        hourly.select("pool", "at", "usual").sort("at"),
-        left_on="began",
-        right_on="at",
-        by="pool",
-        strategy="backward",
-        check_sortedness=False,
-    )
-    return joined.sort("_row").drop("_row", "began", "at", strict=False)
-
-
-def _with_volume(points: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    """A window's volume so far, as a multiple of the median window of the hour before; null where there is no history
-    or little volume. Windows begin at multiples of their length."""
-    per = points.group_by("pool", "bucket").agg(total=pl.col("volume").sum())
-    before = pl.concat(
-        [per.select("pool", (pl.col("bucket") + step).alias("bucket"), "total") for step in range(1, 7)]
-    ).filter(pl.col("total") > 0)
-    usual = before.group_by("pool", "bucket").agg(usual_volume=pl.col("total").median(), windows=pl.len())
-    points = points.join(usual, ["pool", "bucket"], "left", maintain_order="left").with_columns(
-        volume_now=pl.col("volume").cum_sum().over("pool", "bucket")
-    )
-    much = (pl.col("windows") >= rules.volume_history) & (
-        pl.col("volume_now") >= rules.volume_of_reserve * pl.col("reserve_ref")
-    )
-    return points.with_columns(volume_factor=pl.when(much).then(pl.col("volume_now") / pl.col("usual_volume")))
-
-
-# ---------------------------------------------------------------------------------------------- crossings
-
-
-def _crossings(
-    points: pl.DataFrame, kind: str, metric: str, steps: Steps, window_s: float, rules: Rules
+def detect(
+    events: pl.DataFrame, pools: pl.DataFrame, rules: Rules, since: Mapping[bytes, datetime] | None = None
 ) -> pl.DataFrame:
-    """The first points at each severity's threshold."""
-    value = pl.col(metric)
-    usual = pl.col("usual").fill_null(0.0) * rules.restless
-    found = []
-    for severity, step in steps.items():
-        least = usual.clip(step, max(step, rules.most_restless)) if kind.endswith("withdrawal") else pl.lit(step)
-        above = (value >= least).fill_null(False) & value.is_finite().fill_null(False)
-        since = pl.col("ts") - pl.when(above).then(pl.col("ts")).shift(1).forward_fill().over("pool")
-        first = above & ((since > timedelta(seconds=window_s)) | since.is_null()).fill_null(True)
-        found.append(
-            points.filter(first).with_columns(
-                kind=pl.lit(kind), severity=pl.lit(severity), score=value.clip(0, None), metric=pl.lit(metric)
+    """The anomalies (FOUND) among these events (`storage.anomalies.EVENTS` of `pools`, POOLS), by pool, place and kind.
+
+    Those of the first `rules.lookback_s` are not to be relied on: what was before is not known. Never raises for what a
+    row holds: amounts that are no numbers are none. `since`: of some pools, from when on anomalies are asked for;
+    earlier ones may then be missing.
+    """
+    known = states(events, pools, rules.dust, since)
+    if known is None:
+        return pl.DataFrame(schema=FOUND)
+    kinds = (_withdrawals, _drains, _price_spikes, _volume_spikes, _bursts)
+    with np.errstate(all="ignore"):
+        found = [crossings for kind in kinds if (crossings := kind(known, pools, rules)) is not None]
+    return pl.DataFrame(_told(known, found, pools, rules), FOUND, orient="row")
+
+
+# ---------------------------------------------------------------------------------------------- what was taken out
+
+
+def _withdrawals(known: States, pools: pl.DataFrame, rules: Rules) -> _Crossings | None:
+    """Liquidity that providers took out: of V2, sqrt(reserve0 * reserve1), of V3, the active liquidity."""
+    every = np.arange(len(known.ts))
+    fell = known.liquidity_before - known.liquidity
+    # Without a burn, what is gone went unseen (a token that rebases, say): small steps of that are the token's own.
+    own = np.where(known.burn, 0.0, -log(1 - rules.withdrawal.low))
+    best = highest(known.liquidity_before, known.since(every, rules.slow_window_s), every + 1)
+    least = min(rules.withdrawal.low, rules.slow_withdrawal.low)
+    at = known.asked(np.flatnonzero((fell > own) & known.alive & (_share(best, known.liquidity) >= least)))
+    if not len(at):
+        return None
+    past = _Past.of(known, at, rules.history_s)
+    levels = past.levels(known.liquidity_before)
+    window = past.held(levels, rules.window_s, rules.held_s)
+    usual = past.usual(levels, rules.usual_liquidity)
+    slow_usual = past.usual(levels, rules.usual_liquidity_slow)
+    slow = np.fmin(past.held(levels, rules.slow_window_s, rules.held_s), slow_usual)
+    was, now = known.liquidity_before[at], known.liquidity[at]
+    people = _People.of(known, at, rules.slow_window_s, "returned")
+    recent = _People.of(known, at, rules.window_s, "returned")
+    # The pool's maker takes out what others were promised to trade with: nothing excuses him.
+    maker = recent.part_of([_creator(pools).get(pool) for pool in _pool_names(known, at)]) > rules.behind
+    reference = np.where(maker, window, np.fmin(window, usual))
+    dead = _dead(known, at, reference, known.liquidity_before, rules.crumbs_liquidity, rules)
+    restless = np.where(maker, 0.0, past.restless(known, rules.window_s))
+    taken, slowly = _share(reference, now), _share(slow, now)
+    steps = _raised(rules.withdrawal, restless, rules.restless)
+    slow_steps = _raised(rules.slow_withdrawal, restless, rules.restless)
+    levels_by = np.where(dead, 0, _level(taken, steps)), np.where(dead, 0, _level(slowly, slow_steps))
+    by_slow = levels_by[1] > levels_by[0]
+    level = np.maximum(*levels_by)
+    # Of V3 the levels are an index: what they stand for follows from the active liquidity.
+    scale = np.where(np.isfinite(known.active[at]), known.active[at] - now, known.active_before[at] - was)
+    evidence = {
+        "withdrawn_share": taken, "withdrawn_share_slow": slowly,
+        "threshold_share": np.where(by_slow, _threshold(slow_steps, level), _threshold(steps, level)),
+        "window_s": rules.window_s, "slow_window_s": rules.slow_window_s,
+        "liquidity_before": np.exp(np.where(by_slow, slow, reference) + scale),
+        "liquidity_after": np.exp(known.active[at]), "usual_liquidity": np.exp(usual + scale),
+        "quote_reserve_before": np.exp(known.reserve_before[at]), "quote_reserve_after": np.exp(known.reserve[at]),
+        "lp_shares_returned": recent.total, "withdrawing_wallets": recent.count, "top_wallet_share": recent.top,
+        "restlessness": restless,
+    }  # fmt: skip
+    return _crossed("liquidity_withdrawal", at, level, np.fmax(taken, slowly), people.names, evidence)
+
+
+def _drains(known: States, pools: pl.DataFrame, rules: Rules) -> _Crossings | None:
+    """Quote tokens that were taken out by selling: how far the root of the price fell, whatever providers did."""
+    every = np.arange(len(known.ts))
+    best = highest(known.root_before, known.since(every, rules.window_s), every + 1)
+    fell = known.root_before - known.root
+    at = known.asked(
+        np.flatnonzero(known.swap & (fell > 0) & known.alive & (_share(best, known.root) >= rules.drain.low))
+    )
+    if not len(at):
+        return None
+    past = _Past.of(known, at, rules.history_s)
+    levels = past.levels(known.root_before)
+    window = past.held(levels, rules.window_s, rules.held_s)
+    usual = past.usual(levels, rules.usual_price)
+    # Who sells what he bought here takes back his own; what came from elsewhere was never paid for.
+    people = _People.of(known, at, rules.window_s, "sold")
+    brought = people.more_than(_People.of(known, at, rules.history_s, "bought"))
+    reference = np.where(brought > rules.behind, window, np.fmin(window, usual))
+    drained = _share(reference, known.root[at])
+    # What the price's fall took, at the liquidity that is left: of a pool that was pulled before, next to nothing.
+    held = reference + known.active[at]
+    dead = _dead(known, at, held, known.reserve_before, rules.crumbs_reserve, rules)
+    level = np.where(dead, 0, _level(drained, _levels(rules.drain, len(at))))
+    sides = dict(zip(pools["pool"].to_list(), pools["quote"].to_list(), strict=True))
+    unknown = np.array([sides.get(pool) is None for pool in _pool_names(known, at)], np.bool_)
+    # Whose reserve it is that went is a guess without a quote token.
+    level = np.where(unknown | (people.effective > rules.few_sellers), np.minimum(level, 2), level)
+    evidence = {
+        "drained_share": drained, "window_s": rules.window_s,
+        "threshold_share": _threshold(_levels(rules.drain, len(at)), level), "quote_reserve_before": np.exp(held),
+        "quote_reserve_after": np.exp(known.reserve[at]), "price_before": np.exp(2 * reference),
+        "price_after": np.exp(2 * known.root[at]), "base_tokens_sold": people.total, "sellers": people.count,
+        "effective_sellers": people.effective, "not_bought_here_share": brought,
+        "top_wallet_share": people.top,
+    }  # fmt: skip
+    return _crossed("reserve_drain", at, level, drained, people.names, evidence)
+
+
+# ---------------------------------------------------------------------------------------------- what is unusual
+
+
+def _price_spikes(known: States, pools: pl.DataFrame, rules: Rules) -> _Crossings | None:
+    """The price against that of the window's start, and against the moves of the windows before."""
+    every = np.arange(len(known.ts))
+    moved = 2 * (known.root - known.root_before[known.since(every, rules.window_s)])
+    at = known.asked(np.flatnonzero(known.swap & known.alive & (np.abs(moved) >= rules.price.low)))
+    if not len(at):
+        return None
+    edges, lived = _edges(known, at, rules)
+    prices = 2 * known.root_before[edges]
+    moves = np.where(lived[:, 1:], np.abs(prices[:, :-1] - prices[:, 1:]), np.nan)
+    usual = median(moves)
+    times = np.abs(moved[at]) / np.fmax(usual, 0.01)
+    fit = (np.isfinite(moves).sum(axis=1) >= rules.history_windows) & (times >= rules.price_of_usual)
+    dead = _dead(known, at, known.active[at], known.active, rules.crumbs_liquidity, rules)
+    level = np.where(fit & ~dead, _level(np.abs(moved[at]), _levels(rules.price, len(at))), 0)
+    evidence = {
+        "price_factor": np.exp(moved[at]), "price_before": np.exp(2 * known.root[at] - moved[at]),
+        "price_after": np.exp(2 * known.root[at]), "usual_factor": np.exp(usual), "times_usual": times,
+        "window_s": rules.window_s, "quote_reserve_after": np.exp(known.reserve[at]),
+    }  # fmt: skip
+    return _crossed("price_spike", at, level, 1 - np.exp(-np.abs(moved[at])), None, evidence)
+
+
+def _volume_spikes(known: States, pools: pl.DataFrame, rules: Rules) -> _Crossings | None:
+    """A window's volume, in multiples of the reserve, against the windows before."""
+    every = np.arange(len(known.ts))
+    total = np.concatenate([[0.0], np.cumsum(known.volume)])
+    now = total[every + 1] - total[known.since(every, rules.window_s)]
+    at = known.asked(np.flatnonzero(known.swap & known.alive & (now >= rules.volume_of_reserve)))
+    if not len(at):
+        return None
+    edges, lived = _edges(known, at, rules)
+    before = np.where(lived[:, 1:], total[edges[:, :-1]] - total[edges[:, 1:]], np.nan)
+    usual = median(before)
+    spread = np.fmax(1.4826 * median(np.abs(before - usual[:, None])), np.fmax(usual / 4, 0.05))
+    deviations = (now[at] - usual) / spread
+    fit = np.isfinite(before).sum(axis=1) >= rules.history_windows
+    dead = _dead(known, at, known.active[at], known.active, rules.crumbs_liquidity, rules)
+    level = np.where(fit & ~dead, _level(deviations, _levels(rules.volume, len(at))), 0)
+    evidence = {
+        "volume_of_reserve": now[at], "usual_volume_of_reserve": usual, "deviations": deviations,
+        "quote_volume": now[at] * np.exp(known.reserve[at]), "window_s": rules.window_s,
+        "history_windows": np.isfinite(before).sum(axis=1),
+    }  # fmt: skip
+    return _crossed("volume_spike", at, level, deviations / (deviations + rules.volume.medium), None, evidence)
+
+
+def _bursts(known: States, pools: pl.DataFrame, rules: Rules) -> _Crossings | None:
+    """Trades that pay one wallet within a window, and their part of all that pay wallets. A router that is paid by the
+    pool works for somebody else."""
+    rows = known.rows
+    paid = ((rows["event"] == "swap") & (rows["recipient"] != rows["sender"])).fill_null(False).to_numpy()
+    row = np.flatnonzero(paid)
+    every, first = np.unique(np.searchsorted(known.first, row, side="right") - 1, return_index=True)
+    row = row[first]
+    direct = np.zeros(len(known.ts), np.bool_)
+    direct[every] = True
+    total = np.concatenate([[0], np.cumsum(direct)])
+    trades = total[every + 1] - total[known.since(every, rules.window_s)]
+    busy = np.unique(known.pool[every[trades >= rules.burst_trades.low]])
+    chosen = np.isin(known.pool[every], busy)
+    at, trades = every[chosen], trades[chosen]
+    if not len(known.asked(at)):
+        return None
+    names = rows["recipient"].gather(row[chosen]).to_list()
+    _, wallet = np.unique(np.array([name.hex() for name in names]), return_inverse=True)
+    order = np.lexsort((at, wallet, known.pool[at]))
+    sorted_at, place = at[order], np.arange(len(at))
+    group = np.cumsum((np.diff(wallet[order], prepend=-1) != 0) | (np.diff(known.pool[sorted_at], prepend=-1) != 0))
+    width = int(np.ptp(known.ts)) + int(rules.window_s * 1e6) + 2
+    clock = group * width + known.ts[sorted_at] - known.ts.min() + int(rules.window_s * 1e6) + 1
+    own = np.empty(len(at), np.int64)
+    own[order] = place + 1 - np.searchsorted(clock, clock - int(rules.window_s * 1e6), side="right")
+    part = own / np.maximum(trades, 1)
+    level = np.where(part >= rules.burst_share, _level(own.astype(np.float64), _levels(rules.burst_trades, len(at))), 0)
+    evidence = {"wallet_trades": own, "pool_trades": trades, "wallet_share": part, "window_s": rules.window_s}
+    return _crossed("wallet_burst", at, level, np.minimum(part, 1.0), [[name] for name in names], evidence)
+
+
+# ---------------------------------------------------------------------------------------------- a pool's past
+
+
+@dataclass(frozen=True)
+class _Past:
+    """The history of each of some transactions: with every transaction in it, what was until then, and for how long."""
+
+    pairs: Pairs
+    until: Floats
+    seconds: Floats
+
+    @staticmethod
+    def of(known: States, at: Ints, history_s: float) -> _Past:
+        """The pasts of transactions `at`; `until`: seconds before the transaction that a time ended, `seconds`: how
+        long it lasted."""
+        pairs = Pairs.of(known.since(at, history_s), at + 1)
+        until = (known.ts[at][pairs.owner] - known.ts[pairs.item]) / 1e6
+        began = np.concatenate([[0.0], until[:-1]])
+        began[pairs.starts] = history_s
+        # What was before a birth was nothing.
+        seconds = np.where(known.born[pairs.item] | ~_some(known, pairs.item), 0.0, began - until)
+        return _Past(pairs, until, seconds)
+
+    def levels(self, before: Floats) -> Floats:
+        """What was until each transaction of the past, of a column with what was before each transaction."""
+        return before[self.pairs.item]
+
+    def held(self, levels: Floats, window_s: float, held_s: float) -> Floats:
+        """The highest level of the window that lasted."""
+        seconds = np.clip(np.minimum(self.until + self.seconds, window_s) - self.until, 0.0, None)
+        seconds = np.where(np.isfinite(levels), seconds, 0.0)
+        return self.pairs.held(levels, seconds, np.minimum(held_s, self.pairs.sum(seconds) / 2))
+
+    def usual(self, levels: Floats, part: float) -> Floats:
+        """The level that the pool was at or above for this part of its past."""
+        seconds = np.where(np.isfinite(levels), self.seconds, 0.0)
+        return self.pairs.held(levels, seconds, part * self.pairs.sum(seconds))
+
+    def restless(self, known: States, window_s: float) -> Floats:
+        """How much liquidity came and went before the window: the lesser of both, in natural logarithms."""
+        item = self.pairs.item
+        other = known.provided[item] & ~known.born[item] & (self.until >= window_s)
+        step = np.where(other, np.clip(known.liquidity[item] - known.liquidity_before[item], -1.0, 1.0), 0.0)
+        step = np.nan_to_num(step, nan=0.0)
+        return np.minimum(self.pairs.sum(np.maximum(step, 0.0)), self.pairs.sum(np.maximum(-step, 0.0)))
+
+
+def _dead(known: States, at: Ints, levels: Floats, before: Floats, part: float, rules: Rules) -> Bools:
+    """Whether `levels` of transactions `at` are less than this part of the best of their past, of a column with what
+    was before each transaction."""
+    return levels < highest(before, known.since(at, rules.history_s), at + 1) + log(part)
+
+
+def _edges(known: States, at: Ints, rules: Rules) -> tuple[Ints, Bools]:
+    """The past of transactions cut in windows: the first transaction after each edge, from the window's start
+    backwards, and whether the pool lived then."""
+    back = rules.window_s * np.arange(1, int(rules.history_s / rules.window_s) + 1)
+    edges = np.stack([known.since(at, seconds) for seconds in back], axis=1)
+    births = np.maximum.accumulate(np.where(known.born, np.arange(len(known.ts)), -1))[at]
+    born = births >= known.since(at, rules.history_s)
+    age_s = np.where(born, (known.ts[at] - known.ts[births]) / 1e6, rules.history_s)
+    return edges, back[None, :] <= age_s[:, None]
+
+
+def _some(known: States, item: Ints) -> Bools:
+    """Whether there was something in the pool before these transactions."""
+    before = known.liquidity_before[item]
+    return known.alive[item] & (np.isfinite(before) | np.isfinite(known.root_before[item]))
+
+
+# ---------------------------------------------------------------------------------------------- who
+
+
+@dataclass(frozen=True)
+class _People:
+    """Who gave something to the pool, or got it, in the window of each of some transactions. `total`: how much,
+    `count`: how many, `top`: the largest one's part, `effective`: the inverse of the sum of squared parts. NaN where
+    nobody is known."""
+
+    names: list[list[bytes]]
+    amounts: list[dict[bytes, float]]
+    total: Floats
+    count: Ints
+    top: Floats
+    effective: Floats
+
+    @staticmethod
+    def of(known: States, at: Ints, window_s: float, what: Literal["returned", "sold", "bought"]) -> _People:
+        """Who returned shares of a V2 pool, sold base tokens into the pool, or bought them from it."""
+        pairs = Pairs.of(known.rows_since(at, window_s), known.last[at] + 1)
+        rows = known.rows
+        who, pool = ("recipient", "sender") if what == "bought" else ("sender", "recipient")
+        mine = (rows["event"] == "transfer") & (rows[pool] == rows["pool"]) & (rows[who] != rows["pool"])
+        mine &= rows["token"].is_null() if what == "returned" else rows["token"].is_not_null()
+        # A V3 pool has no shares: a burn names the position's owner.
+        owned = (rows["event"] == "burn") & (rows["protocol"] == "uniswap_v3") & (what == "returned")
+        wanted = (mine | owned).fill_null(False).to_numpy()[pairs.item]
+        owner, item = pairs.owner[wanted], pairs.item[wanted]
+        some = rows.select({who, "recipient", "amount0_f", "liquidity_f"})[item.tolist()]
+        gave = (
+            some.select(
+                owner=pl.Series(owner),
+                name=pl.when(owned[item.tolist()]).then("recipient").otherwise(who),
+                much=pl.when(owned[item.tolist()]).then("liquidity_f").otherwise("amount0_f").abs(),
             )
+            .filter(pl.col("much").is_finite() & (pl.col("much") > 0) & pl.col("name").is_not_null())
+            .group_by("owner", "name")
+            .agg(pl.col("much").sort().sum())
+            .sort("owner", "much", "name", descending=[False, True, False])
         )
-    return pl.concat(found)
+        amounts: list[dict[bytes, float]] = [{} for _ in range(len(at))]
+        for owner, name, much in gave.iter_rows():
+            amounts[owner][name] = much
+        total = np.array([sum(one.values()) for one in amounts])
+        parts = [[much / all_ for much in one.values()] for one, all_ in zip(amounts, total, strict=True)]
+        return _People(
+            [list(one)[:_WALLETS] for one in amounts],
+            amounts,
+            np.where(total > 0, total, np.nan),
+            np.array([len(one) for one in amounts]),
+            np.array([max(one, default=np.nan) for one in parts]),
+            np.array([1 / sum(x * x for x in one) if one else np.nan for one in parts]),
+        )
+
+    def more_than(self, others: _People) -> Floats:
+        """The part of all that each wallet gave beyond what it got; 0 where nothing is known."""
+        more = [
+            sum(max(much - got.get(name, 0.0), 0.0) for name, much in gave.items())
+            for gave, got in zip(self.amounts, others.amounts, strict=True)
+        ]
+        return np.nan_to_num(np.array(more) / self.total, nan=0.0)
+
+    def part_of(self, names: list[bytes | None]) -> Floats:
+        """The part of one wallet in each; 0 where it is not known."""
+        given = [one.get(name, 0.0) if name else 0.0 for one, name in zip(self.amounts, names, strict=True)]
+        return np.nan_to_num(np.array(given) / self.total, nan=0.0)
 
 
-def _bursts(points: pl.DataFrame, events: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    """The trade with which a wallet has made so many of a pool's trades of a window."""
-    trades = events.filter((pl.col("event") == "swap") & (pl.col("recipient") != pl.col("sender"))).with_columns(
-        bucket=pl.col("ts").dt.epoch("s") // int(rules.window_s)
-    )
-    trades = trades.with_columns(
-        mine=pl.int_range(1, pl.len() + 1).over("pool", "bucket", "recipient"),
-        all=pl.int_range(1, pl.len() + 1).over("pool", "bucket"),
-    )
-    first = trades.filter(
-        (pl.col("mine") == rules.burst_trades) & (pl.col("mine") >= rules.burst_share * pl.col("all"))
-    ).select(*_AT, trader="recipient", trades="mine", of_trades="all")
-    return points.join(first, _AT, "inner", maintain_order="left").with_columns(
-        kind=pl.lit("wallet_burst"), severity=pl.lit("low"), score=pl.col("trades") / pl.col("of_trades"),
-        metric=pl.lit("trades"),
-    )  # fmt: skip
+def _creator(pools: pl.DataFrame) -> dict[bytes, bytes | None]:
+    if "creator" not in pools.columns:
+        return {}
+    return dict(zip(pools["pool"].to_list(), pools["creator"].to_list(), strict=True))
+
+
+def _pool_names(known: States, at: Ints) -> list[bytes]:
+    return known.rows["pool"].gather(known.first[at]).to_list()
 
 
 # ---------------------------------------------------------------------------------------------- what is told
 
-_EVIDENCE: Mapping[str, Sequence[str]] = {
-    "liquidity_withdrawal": ("withdrawn", "liquidity_ref", "liquidity", "reserve_ref", "reserve", "usual", "burns"),
-    "slow_withdrawal": ("withdrawn_slowly", "liquidity_long_ago", "liquidity", "reserve", "burns"),
-    "reserve_drain": ("drained", "reserve_ref", "reserve", "peak", "withdrawn", "price_then", "price"),
-    "price_spike": ("price_moved", "price_then", "price", "reserve"),
-    "volume_spike": ("volume_factor", "volume_now", "usual_volume", "windows", "reserve"),
-    "wallet_burst": ("trades", "of_trades"),
-}
+
+def _share(before: Floats, after: Floats) -> Floats:
+    """The share that is gone, of logarithms; 0 where one is not known."""
+    gone: Floats = 1 - np.exp(np.minimum(after - before, 0.0))
+    return np.nan_to_num(gone, nan=0.0)
 
 
-def _row(row: dict[str, Any], transfers: pl.DataFrame, rules: Rules) -> dict[str, Any] | None:
-    """An anomaly as it is stored, None where who is behind it makes it none. `score`: shares as they are, other metrics
-    squeezed below 1."""
-    tokens = [token for token in (row["token0"], row["token1"]) if token is not None]
-    base = row["token1"] if row["quote"] == 0 else row["token0"]
-    score = row["score"] if row["score"] <= 1 else 1 - 1 / (1 + row["score"])
-    window_s = rules.slow_window_s if row["kind"] == "slow_withdrawal" else rules.window_s
-    wallets = _wallets(row, transfers, window_s, rules.wallets)
-    strangers = row["creator"] is not None and wallets and row["creator"] not in wallets
-    if row["kind"] == "liquidity_withdrawal" and row["severity"] == "high" and strangers and score < rules.stranger:
+def _levels(levels: Levels, count: int) -> Floats:
+    return np.tile(np.array(levels, np.float64), (count, 1))
+
+
+def _raised(levels: Levels, restless: Floats, most: float) -> Floats:
+    """The thresholds of each transaction: nearer to everything for restless pools."""
+    plain = _levels(levels, len(restless))
+    return plain + np.where(np.isfinite(plain), (1 - plain) * most * (1 - np.exp(-restless))[:, None], 0.0)
+
+
+def _level(values: Floats, thresholds: Floats) -> Ints:
+    """The severity, 0 for none."""
+    level: Ints = (values[:, None] >= thresholds).sum(axis=1)
+    return level
+
+
+def _threshold(thresholds: Floats, level: Ints) -> Floats:
+    of: Floats = thresholds[np.arange(len(level)), np.maximum(level - 1, 0)]
+    return of
+
+
+def _crossed(
+    kind: str, at: Ints, level: Ints, score: Floats, people: list[list[bytes]] | None, evidence: dict[str, Any]
+) -> _Crossings | None:
+    there = np.flatnonzero(level > 0)
+    if not len(there):
         return None
-    evidence = {name: row[name] for name in _EVIDENCE[row["kind"]] if row[name] is not None}
-    return {name: row[name] for name in FOUND if name in row} | {
-        "score": score,
-        "token": base,
-        "tokens": tokens,
-        "wallets": wallets,
-        "evidence": json.dumps(evidence | {"window_s": window_s, "threshold": row["severity"]}),
-    }
+    columns = {name: np.broadcast_to(values, len(at))[there] for name, values in evidence.items()}
+    who = None if people is None else [people[i] for i in there]
+    return _Crossings(kind, at[there], level[there], score[there], who, columns)
 
 
-def _wallets(row: dict[str, Any], transfers: pl.DataFrame, window_s: float, most: int) -> list[bytes]:
-    """Who is behind it: those who gave back shares, those who sold into the pool; the most involved first."""
-    if row["kind"] == "wallet_burst":
-        return [row["trader"]]
-    withdrawal = row["kind"].endswith("withdrawal")
-    involved = transfers.filter(
-        (pl.col("pool") == row["pool"])
-        & (pl.col("recipient") == row["pool"])
-        & (pl.col("sender") != row["pool"])
-        & (pl.col("token").is_null() if withdrawal else pl.col("token").is_not_null())
-        & (pl.col("ts") > row["ts"] - timedelta(seconds=window_s))
-        & (pl.col("block_number") <= row["block_number"])
-    )
-    by_amount = involved.group_by("sender").agg(pl.col("amount0_f").sum()).sort("amount0_f", "sender", descending=True)
-    return by_amount["sender"].head(most).to_list()
+def _told(known: States, found: list[_Crossings], pools: pl.DataFrame, rules: Rules) -> list[dict[str, Any]]:
+    """The first crossings as rows of FOUND."""
+    tokens = {row["pool"]: row for row in pools.iter_rows(named=True)}
+    told = []
+    for crossings in found:
+        at = crossings.at
+        first = first_crossings(known.pool[at], known.ts[at], crossings.level, rules.quiet_s)
+        new = np.flatnonzero(first)
+        people = crossings.people
+        who = _People.of(known, at[new], rules.window_s, "sold").names if people is None else [people[i] for i in new]
+        for i, wallets in zip(new.tolist(), who, strict=True):
+            rows = known.rows.slice(int(known.first[at[i]]), int(known.last[at[i]] - known.first[at[i]]) + 1)
+            rows = rows.filter(pl.col("event") != "transfer")
+            row = rows.row(0, named=True)
+            pool = tokens.get(row["pool"], {})
+            both = [token for token in (pool.get("token0"), pool.get("token1")) if token is not None]
+            evidence = {name: _plain(values[i]) for name, values in crossings.evidence.items()}
+            told.append(
+                {name: row[name] for name in ("pool", "ts", "block_number", "block_hash", "tx_hash")}
+                | {
+                    "kind": crossings.kind,
+                    "severity": SEVERITIES[int(first[i]) - 1],
+                    "score": float(f"{crossings.score[i]:.6g}"),
+                    "log_indexes": rows["log_index"].to_list(),
+                    "token": (pool.get("token1") if pool.get("quote") == 0 else pool.get("token0")) or row["pool"],
+                    "tokens": both,
+                    "wallets": wallets,
+                    "evidence": json.dumps({name: value for name, value in evidence.items() if value is not None}),
+                }
+            )
+    order = {name: place for place, name in enumerate(FOUND)}
+    told.sort(key=lambda x: (x["pool"], x["ts"], x["block_number"], x["log_indexes"], x["kind"]))
+    return [dict(sorted(row.items(), key=lambda item: order[item[0]])) for row in told]
+
+
+def _plain(value: Any) -> float | int | None:
+    """A number for JSON, of six digits: what it is decided on does not hang on a sum's last ones; None for none."""
+    if not np.isfinite(value):
+        return None
+    number = float(f"{value:.6g}")
+    return int(number) if number.is_integer() and abs(number) < 1e15 else number

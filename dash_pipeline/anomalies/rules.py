@@ -5,46 +5,73 @@ Belongs here: numbers. Does not belong here: what is done with them (`detect.py`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
 
-#: Severity -> from which value on.
-Steps = Mapping[str, float]
+
+class Levels(NamedTuple):
+    """From which value on a metric is of a severity; infinity: never of this one."""
+
+    low: float
+    medium: float
+    high: float = inf
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When a metric is an anomaly. Times in seconds of the chain's time, shares from 0 to 1.
+    """When a metric is an anomaly. Times in seconds of the chain's time, shares from 0 to 1, reserves in multiples."""
 
-    window_s: a rug pull takes one transaction, or a few within minutes. slow_window_s: what is taken out bit by bit.
-    lookback_s: how far back events are needed: the slow window, the hour of history a volume is held against, and a
-    window before for crossings that began earlier.
-    """
-
+    # A rug pull takes one transaction, or a few within minutes.
     window_s: float = 600
+    # What is taken out bit by bit; never more than medium, because owners do leave.
     slow_window_s: float = 3600
-    lookback_s: float = 7800
+    # The pool's own history. Twelve windows: enough for a median, and short enough to read for a suspect.
+    history_s: float = 7200
+    # After a crossing the same is not said again for so long: a pool is pulled once.
+    quiet_s: float = 3600
+
     # Owners take out a third and stay; who takes more than half has left.
-    withdrawal: Steps = field(default_factory=lambda: {"low": 0.15, "medium": 0.3, "high": 0.5})
-    slow_withdrawal: Steps = field(default_factory=lambda: {"medium": 0.5})
-    # Trades move a reserve by tens of percent in ten minutes; three quarters gone is somebody's whole supply.
-    drain: Steps = field(default_factory=lambda: {"low": 0.35, "medium": 0.5, "high": 0.75})
-    # A reserve below this part of what the pool had in two hours is crumbs: losing them is no event. Below the second,
-    # the pool is on its way out already, and what holders sell into it is no rug pull.
-    crumbs: float = 0.1
-    high_of_peak: float = 0.45
-    # A provider who did not make the pool may leave with his own; unless hardly anything stays.
-    stranger: float = 0.8
-    # Of providers that come and go every window (concentrated liquidity), a move must be so many times the usual one.
-    restless: float = 3.0
-    most_restless: float = 0.85
+    withdrawal: Levels = field(default=Levels(0.15, 0.3, 0.5))
+    slow_withdrawal: Levels = field(default=Levels(0.35, 0.5))
+    # A level counts as the window's when it held so long in sum, or half of a younger pool's time: less is liquidity
+    # that was only passing (just-in-time).
+    held_s: float = 60
+    # A level is the pool's usual one when it held for so much of the history. Providers who stay for less than the rest
+    # leave a pool as they found it. Of the price a whale may stay longer: a dump goes far below what ever was.
+    usual_liquidity: float = 0.75
+    usual_liquidity_slow: float = 0.5
+    usual_price: float = 0.9
+    # Of a pool whose providers come and go, more is asked: at most so much of the way to everything.
+    restless: float = 0.3
+    # Who takes out more than this part of what is taken out is behind it.
+    behind: float = 0.5
+
+    # Trades move a reserve by tens of percent in ten minutes; six tenths gone is a price at a sixth.
+    drain: Levels = field(default=Levels(0.35, 0.5, 0.6))
+    # More sellers than this (the inverse of the sum of their squared shares) are a panic, not a plan: medium at most.
+    few_sellers: float = 8
+    # A pool with less than this part of its best is dead: what happens to the rest is no event.
+    crumbs_liquidity: float = 0.05
+    crumbs_reserve: float = 0.1
+    # sqrt(reserve0 * reserve1) in the smallest units: Uniswap keeps 1,000 for ever, and a dollar of any token is more.
+    dust: float = 1e6
+
     # Natural logarithm of the price's change: doubled or halved, times four.
-    price: Steps = field(default_factory=lambda: {"low": 0.7, "medium": 1.4})
-    # A window's volume against the median of the hour before, and at least the pool's whole reserve.
-    volume: Steps = field(default_factory=lambda: {"low": 5.0, "medium": 15.0})
+    price: Levels = field(default=Levels(0.693, 1.386))
+    # How often the median change of the windows before.
+    price_of_usual: float = 6
+    # Volume above the median window, in robust standard deviations, and at least the pool's whole reserve.
+    volume: Levels = field(default=Levels(8, 20))
     volume_of_reserve: float = 1.0
-    volume_history: int = 4
-    # Trades of one wallet in a window, and their part of all.
-    burst_trades: int = 30
+    # Windows that a pool must have lived through before its price or volume can be unusual.
+    history_windows: int = 6
+
+    # Trades that pay one wallet in a window (one in thirty seconds), and their part of all that pay wallets.
+    burst_trades: Levels = field(default=Levels(20, 40))
     burst_share: float = 0.5
-    wallets: int = 5
+
+    @property
+    def lookback_s(self) -> float:
+        """How far back events are needed: the history, and before it the crossings that keep one quiet."""
+        return self.history_s + self.quiet_s

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -37,13 +38,15 @@ class Detector:
         if not touched.height:
             return 0
         store.lock_detection(conn, self.chain)
-        # A transfer touches no pool, but may name who is behind what was found before it came.
-        found_before = store.pools_found_since(conn, self.chain, touched["lo"].min())  # type: ignore[arg-type]
-        touched = pl.concat([touched, found_before]).group_by("pool").agg(pl.col("lo").min(), pl.col("hi").max())
-        touched = touched.drop_nulls("pool")
+        moved, touched = touched.filter("moved"), touched.filter(~pl.col("moved"))
+        if moved.height:
+            # A transfer touches no pool, but may name who is behind what was found before it came.
+            since: datetime = moved["lo"].min()  # type: ignore[assignment]
+            named = store.pools_found_since(conn, self.chain, since, moved["pool"].to_list())
+            touched = pl.concat([touched, named]).group_by("pool").agg(pl.col("lo").min(), pl.col("hi").max())
         if not touched.height:
             return 0
-        stats = store.window_stats(conn, self.chain, touched, self.rules.window_s)
+        stats = store.window_stats(conn, self.chain, touched, self.rules.window_s, self.rules.burst_trades.low)
         suspects = set(candidates(stats, self.rules)) | set(stats.filter("found_before")["pool"])
         if not suspects:
             return 0
@@ -52,8 +55,11 @@ class Detector:
         events = store.window_events(
             conn, self.chain, touched, pools, self.rules.lookback_s, ahead_s=self.rules.lookback_s
         )
-        found = detect(events, pools, self.rules).join(touched.select("pool", "lo"), on="pool")
-        rows = [self._row(row) for row in found.filter(pl.col("ts") >= pl.col("lo")).iter_rows(named=True)]
+        lows = dict(touched.select("pool", "lo").iter_rows())
+        found = detect(events, pools, self.rules, lows).iter_rows(named=True)
+        rows = [self._row(row) for row in found if row["ts"] >= lows[row["pool"]]]
+        if not rows and not stats["found_before"].any():
+            return 0
         return store.write_anomalies(conn, self.chain, touched, rows, run_id)
 
     def _row(self, found: dict[str, Any]) -> dict[str, Any]:
@@ -68,12 +74,13 @@ def anomaly_id(chain: str, found: dict[str, Any]) -> bytes:
 
 
 def touched_pools(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """The pools in frames of pool events (one kind each, as `abi.pool_events` makes them), as TOUCHED; transfers touch
-    tokens, not pools: all of them are one row without a pool."""
-    nobody = pl.lit(None, pl.Binary).alias("pool")
+    """The pools and moved contracts in frames of pool events (one kind each, as `abi.pool_events` makes them), as
+    TOUCHED."""
     pieces = [
-        frame.select("pool" if frame["event"][0] != "transfer" else nobody, "ts") for frame in frames if frame.height
+        frame.select("pool", pl.lit(frame["event"][0] == "transfer").alias("moved"), "ts")
+        for frame in frames
+        if frame.height
     ]
     if not pieces:
         return pl.DataFrame(schema=store.TOUCHED)
-    return pl.concat(pieces).group_by("pool").agg(lo=pl.col("ts").min(), hi=pl.col("ts").max())
+    return pl.concat(pieces).group_by("pool", "moved").agg(lo=pl.col("ts").min(), hi=pl.col("ts").max())

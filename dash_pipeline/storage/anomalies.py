@@ -22,8 +22,8 @@ _TIME = pl.Datetime("us", "UTC")
 STATS: dict[str, Any] = {
     "pool": pl.Binary,
     "swaps": pl.Int64,
-    "traders": pl.Int64,
     "burns": pl.Int64,
+    "busiest": pl.Int64,
     **{f"{name}_{end}": pl.Float64 for name in ("reserve0", "reserve1", "liquidity", "root") for end in ("max", "min")},
     "volume0": pl.Float64,
     "volume1": pl.Float64,
@@ -64,8 +64,9 @@ POOLS: dict[str, Any] = {
 }
 # Events that say what is in a pool after them.
 _STATE = "(e.event = 'sync' OR (e.event = 'swap' AND e.liquidity IS NOT NULL))"
-#: Pools that a transaction touched, and between which of the chain's times.
-TOUCHED: dict[str, Any] = {"pool": pl.Binary, "lo": _TIME, "hi": _TIME}
+#: Pools that a transaction touched, and between which of the chain's times; and contracts whose tokens or shares it
+#: moved (`moved`), which may be a pool's.
+TOUCHED: dict[str, Any] = {"pool": pl.Binary, "moved": pl.Boolean, "lo": _TIME, "hi": _TIME}
 
 
 def lock_detection(conn: Connection, chain: str) -> None:
@@ -77,41 +78,47 @@ def lock_detection(conn: Connection, chain: str) -> None:
 def pools_of_blocks(conn: Connection, chain: str, blocks: Mapping[bytes, datetime]) -> pl.DataFrame:
     """The pools with events in these blocks (hash -> timestamp), whichever branch they are on, as TOUCHED."""
     rows = conn.execute(
-        "SELECT pool, min(ts), max(ts) FROM ("
+        "SELECT pool, moved, min(ts), max(ts) FROM ("
         + " UNION ALL ".join(
-            f"SELECT pool, ts FROM {schema}.pool_events WHERE chain = %(chain)s AND block_hash = ANY(%(blocks)s)"
-            " AND ts BETWEEN %(lo)s AND %(hi)s AND event <> 'transfer'"
+            f"SELECT pool, event = 'transfer' AS moved, ts FROM {schema}.pool_events WHERE chain = %(chain)s"
+            " AND block_hash = ANY(%(blocks)s) AND ts BETWEEN %(lo)s AND %(hi)s"
             for schema in ("chain", "side")
         )
-        + ") e GROUP BY pool",
+        + ") e GROUP BY pool, moved",
         {"chain": chain, "blocks": list(blocks), "lo": min(blocks.values()), "hi": max(blocks.values())},
     ).fetchall()
     return pl.DataFrame(rows, TOUCHED, orient="row")
 
 
-def pools_found_since(conn: Connection, chain: str, lo: datetime) -> pl.DataFrame:
-    """The pools with anomalies of that time or later, as TOUCHED."""
+def pools_found_since(conn: Connection, chain: str, lo: datetime, moved: Sequence[bytes]) -> pl.DataFrame:
+    """The pools with anomalies of that time or later whose tokens or shares were moved, as TOUCHED."""
     rows = conn.execute(
-        "SELECT pool, %s, max(ts) FROM intel.anomalies WHERE ts >= %s AND chain = %s GROUP BY pool",
-        (lo, lo, chain),
+        "SELECT pool, false, %(lo)s, max(ts) FROM intel.anomalies WHERE ts >= %(lo)s AND chain = %(chain)s"
+        " AND (pool = ANY(%(moved)s) OR tokens && %(moved)s::bytea[]) GROUP BY pool",
+        {"lo": lo, "chain": chain, "moved": list(moved)},
+        binary=True,
         prepare=True,
     ).fetchall()
     return pl.DataFrame(rows, TOUCHED, orient="row")
 
 
-def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: float) -> pl.DataFrame:
+def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: float, trades: float) -> pl.DataFrame:
     """One row of STATS for each touched pool: from `window_s` before its first touched event to its last, and the state
-    before that."""
+    before that. `busiest`: trades that paid the same wallet, 0 where less than `trades` paid any."""
     extremes = ", ".join(
         f"greatest(s.{name}_max, b.{name}), least(s.{name}_min, b.{name})"
         for name in ("reserve0", "reserve1", "liquidity", "root")
     )
+    inside = (
+        "e.ts BETWEEN p.lo - %(window)s * interval '1 second' AND p.hi"
+        " AND e.ts BETWEEN %(first)s - %(window)s * interval '1 second' AND %(last)s"
+    )
     rows = conn.execute(
-        f"SELECT p.pool, s.swaps, s.traders, s.burns, {extremes}, s.volume0, s.volume1,"
+        f"SELECT p.pool, s.swaps, s.burns, g.busiest, {extremes}, s.volume0, s.volume1,"
         "  EXISTS (SELECT FROM intel.anomalies a WHERE a.pool = p.pool AND a.ts >= p.lo AND a.chain = %(chain)s)"
         " FROM unnest(%(pools)s::bytea[], %(lo)s::timestamptz[], %(hi)s::timestamptz[]) AS p(pool, lo, hi)"
         " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE event = 'swap') AS swaps,"
-        "  count(DISTINCT recipient) FILTER (WHERE event = 'swap') AS traders,"
+        "  count(*) FILTER (WHERE event = 'swap' AND recipient <> sender) AS direct,"
         "  count(*) FILTER (WHERE event = 'burn') AS burns,"
         "  max(reserve0_f) AS reserve0_max, min(reserve0_f) AS reserve0_min,"
         "  max(reserve1_f) AS reserve1_max, min(reserve1_f) AS reserve1_min,"
@@ -121,12 +128,15 @@ def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: 
         "  coalesce(sum(abs(amount0_f)) FILTER (WHERE event = 'swap'), 0) AS volume0,"
         "  coalesce(sum(abs(amount1_f)) FILTER (WHERE event = 'swap'), 0) AS volume1"
         "  FROM chain.pool_events e WHERE e.pool = p.pool AND e.chain = %(chain)s AND e.event <> 'transfer'"
-        "  AND e.ts BETWEEN p.lo - %(window)s * interval '1 second' AND p.hi"
-        "  AND e.ts BETWEEN %(first)s - %(window)s * interval '1 second' AND %(last)s) s"
+        f"  AND {inside}) s"
+        " CROSS JOIN LATERAL (SELECT coalesce(max(n), 0) AS busiest FROM (SELECT count(*) AS n"
+        "  FROM chain.pool_events e WHERE s.direct >= %(trades)s AND e.pool = p.pool AND e.chain = %(chain)s"
+        "  AND e.event = 'swap' AND e.recipient <> e.sender"
+        f"  AND {inside} GROUP BY e.recipient) w) g"
         f" LEFT JOIN LATERAL (SELECT reserve0_f AS reserve0, reserve1_f AS reserve1, liquidity::float8 AS liquidity,"
         f"  sqrt_price_x96::float8 AS root FROM chain.pool_events e WHERE e.pool = p.pool AND e.chain = %(chain)s"
         f"  AND {_STATE} AND e.ts < p.lo - %(window)s * interval '1 second' ORDER BY e.ts DESC LIMIT 1) b ON true",
-        _bounds(touched) | {"chain": chain, "window": window_s},
+        _bounds(touched) | {"chain": chain, "window": window_s, "trades": trades},
         binary=True,
         prepare=True,
     ).fetchall()
@@ -174,14 +184,15 @@ def window_events(conn: Connection, chain: str, touched: pl.DataFrame, pools: pl
         " '1 second' AND e.ts BETWEEN %(first)s - %(back)s * interval '1 second' AND %(last)s + %(ahead)s * interval"
         " '1 second'"
     )
+    # OFFSET 0: a new day's chunk has no statistics yet, and a planner that takes it for empty reads all of it.
     rows = conn.execute(
         f"WITH p AS MATERIALIZED (SELECT * FROM unnest(%(pools)s::bytea[], %(lo)s::timestamptz[],"
         "  %(hi)s::timestamptz[], %(base)s::bytea[]) AS p(pool, lo, hi, base))"
         f" SELECT p.pool, e.*, NULL::bytea FROM p CROSS JOIN LATERAL (SELECT {columns} FROM chain.pool_events e"
-        f"  WHERE e.pool = p.pool AND {inside}) e"
+        f"  WHERE e.pool = p.pool AND {inside} OFFSET 0) e"
         f" UNION ALL SELECT p.pool, e.*, p.base FROM p CROSS JOIN LATERAL (SELECT {columns} FROM chain.pool_events e"
         f"  WHERE e.pool = p.base AND e.event = 'transfer' AND (e.sender = p.pool OR e.recipient = p.pool)"
-        f"  AND {inside}) e"
+        f"  AND {inside} OFFSET 0) e"
         # A quiet pool's state is older than the window.
         f" UNION ALL SELECT p.pool, e.*, NULL::bytea FROM p CROSS JOIN LATERAL (SELECT {columns} FROM chain.pool_events"
         f"  e WHERE e.pool = p.pool AND e.chain = %(chain)s AND {_STATE}"
@@ -286,18 +297,6 @@ def read_anomalies(conn: Connection, ids: Sequence[bytes]) -> list[Stored]:
         f"SELECT {_COLUMNS} FROM intel.anomalies WHERE id = ANY(%s) ORDER BY ts, block_number, id", (list(ids),)
     ).fetchall()
     return [Stored(*row) for row in rows]
-
-
-def high_anomalies(conn: Connection, chain: str) -> list[dict[str, Any]]:
-    """A chain's anomalies of high severity that stand, each pool's first, by time; addresses as 0x and hex."""
-    rows = conn.execute(
-        "SELECT DISTINCT ON (pool) '0x' || encode(pool, 'hex'), kind, block_number, score,"
-        " ARRAY(SELECT '0x' || encode(w, 'hex') FROM unnest(wallets) w) FROM intel.anomalies"
-        " WHERE chain = %s AND severity = 'high' AND retracted_at IS NULL ORDER BY pool, ts, block_number",
-        (chain,),
-    ).fetchall()
-    names = ("pool", "kind", "block_number", "score", "wallets")
-    return sorted((dict(zip(names, row, strict=True)) for row in rows), key=lambda one: one["block_number"])
 
 
 def lock_unpublished(conn: Connection, chain: str, limit: int) -> list[Stored]:

@@ -92,7 +92,7 @@ def test_a_lane_publishes_what_it_found_keyed_by_token(migrated: Settings, chain
         ("liquidity_withdrawal", pool.address, [DEVELOPER])
     ]
     assert not high[0]["retracted"]
-    assert high[0]["evidence"]["withdrawn"] == pytest.approx(0.97, abs=0.01)
+    assert high[0]["evidence"]["withdrawn_share"] == pytest.approx(0.97, abs=0.01)
 
 
 def test_what_a_run_left_the_next_one_publishes(

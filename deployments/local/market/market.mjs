@@ -88,7 +88,7 @@ export class Market {
     if (block < pool.tradesFrom) return;
     pool.pair ??= await this.uniswap.pairOf(pool.token);
     await SCENARIOS[pool.kind](this, pool, block);
-    if (block > pool.diesAt + BLOCKS_OF_PANIC) return;
+    if (block > pool.diesAt + BLOCKS_OF_PANIC || block <= pool.restsUntil) return;
     if (this.chance.happens(pool.heat)) await this.#trade(pool);
     for (let extra = 0; extra < (pool.extraTrades ?? 0); extra += 1) await this.#trade(pool);
   }

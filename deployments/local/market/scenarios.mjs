@@ -153,10 +153,12 @@ async function largeExit(market, pool, block) {
   if (block === pool.eventAt) await market.withdraw(pool, pool.developer, market.chance.whole(350, 450));
 }
 
-/** All is taken out, and put back minutes later. */
+/** All is taken out, and put back minutes later; meanwhile nobody trades. */
 async function migrate(market, pool, block) {
-  if (block === pool.eventAt) await market.withdraw(pool, pool.developer, ALL);
-  if (block === pool.eventAt + pool.blocksBetween) {
+  if (block === pool.eventAt) {
+    await market.withdraw(pool, pool.developer, ALL);
+    pool.restsUntil = block + pool.blocksBetween;
+  } else if (block === pool.restsUntil) {
     await market.uniswap.addLiquidity(pool.developer, pool.token, pool.tokens, pool.eth);
   }
 }
