@@ -33,5 +33,5 @@ lint: venv ## ruff and mypy
 	.venv/bin/mypy
 
 lock: venv ## write requirements.lock anew from pyproject.toml
-	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+	.venv/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 	  --group pyproject.toml:stack --group pyproject.toml:dev pyproject.toml -o requirements.lock

@@ -51,6 +51,11 @@ class Chain(_Frozen):
     quote_tokens: tuple[QuoteToken, ...] = Field(default=(), strict=False)
     factories: Factories = Factories()
 
+    @property
+    def quotes(self) -> list[bytes]:
+        """The contracts of the quote tokens, the preferred first."""
+        return [bytes.fromhex(token.address[2:]) for token in self.quote_tokens]
+
 
 def load_chains(path: Path | None = None) -> dict[str, Chain]:
     """The chains of the registry by name, in the file's order; `path` is `settings.chains_file`.

@@ -1,5 +1,5 @@
-"""Models' raw material: what the platform's own rows say of a pool, and labelled rows of the local market.
+"""Models: labels and features in, calibrated probabilities out; versions on S3; champions in memory.
 
-Belongs here: the feature definitions that training and scoring share. Does not belong here: reading the rows
-(`storage/pool_history.py`), orchestration (`assets/`).
+Belongs here: everything that knows LightGBM, and the feature definitions that training and scoring share. Does not
+belong here: orchestration (`assets/intelligence/`), and what a score leads to (`dash_pipeline/alerts/`).
 """

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,6 +37,9 @@ LEFT = 0.5
 #: A pool that holds less than this part of its highest liquidity is empty already: no row of a data set.
 EMPTY = 0.01
 NO_RESERVES = "no reserves: the pool's liquidity is not stored (V3), or its tokens are unknown"
+
+#: Moments of pools, as `outlook_raw` takes them.
+MOMENTS: dict[str, Any] = {"pool": pl.Binary, "as_of": pl.Datetime("us", "UTC")}
 
 _MINUTE_US = 60_000_000
 _WINDOWS_MIN = (5, 15, 60)
@@ -80,7 +84,7 @@ COLUMNS: dict[str, RawColumn] = {
 
 
 def outlook_raw(history: PoolHistory, moments: pl.DataFrame) -> pl.DataFrame:
-    """One row per row of `moments` (`pool`, `as_of`), in their order: both, the COLUMNS as Float64, `reason`.
+    """One row per row of `moments` (MOMENTS), in their order: both, the COLUMNS as Float64, `reason`.
 
     `reason` is null where the row can be scored; else it says why the columns are NaN.
     """
@@ -144,14 +148,6 @@ def every(history: PoolHistory, until: datetime, every_s: int, most: int) -> pl.
     number = np.arange(len(pool)) - (np.cumsum(counts) - counts)[pool]
     as_of = pl.Series(begins[pool] + number * step, dtype=pl.Int64).cast(pl.Datetime("us", "UTC"))
     return pl.DataFrame({"pool": begun["pool"][pool], "as_of": as_of})
-
-
-def usable_at(rows: pl.DataFrame, cut: datetime) -> pl.DataFrame:
-    """The rows of a data set that may be trained on at `cut`: those whose hour of future was over by then."""
-    return rows.filter(pl.col("as_of") + HORIZON <= cut)
-
-
-# ------------------------------------------------------------------------------------------------ the past of a moment
 
 
 @dataclass(frozen=True)

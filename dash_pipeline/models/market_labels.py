@@ -4,6 +4,7 @@ Belongs here: a recorded market and what its generator says of it -> rows of the
 the market itself (`dash_pipeline/market.py`), what the columns are (`pool_features.py`).
 
     python -m dash_pipeline.models.market_labels pool_risk OUT.csv FOLDER...
+    python -m dash_pipeline.models.market_labels wallet_risk OUT.csv FOLDER...
     python -m dash_pipeline.models.market_labels liquidity_outlook OUT.csv FOLDER...
 
 A folder is what `python -m dash_pipeline.market record --folder FOLDER -- --seed N` leaves: logs and transactions as
@@ -26,8 +27,9 @@ from dash_pipeline.errors import DashError
 from dash_pipeline.events import abi
 from dash_pipeline.events.decode import decode
 from dash_pipeline.feed.files import SUFFIXES, read_lines
-from dash_pipeline.models import liquidity_outlook
+from dash_pipeline.models import liquidity_outlook, wallet_features
 from dash_pipeline.models.pool_features import COLUMNS, SCHEMAS, PoolHistory, pool_raw
+from dash_pipeline.models.wallet_features import WalletHistory, wallet_raw
 
 CHAIN = "anvil"
 #: Of a pool that is nobody's fraud, rows are made at so many of its liquidity events, the first and last among them,
@@ -164,6 +166,56 @@ def pool_labels(market: Market, *, before: bool = False) -> pl.DataFrame:
     return pl.concat(frames)
 
 
+def wallet_labels(market: Market) -> pl.DataFrame:
+    """Rows of wallet_risk: `Address` (market and wallet), `FLAG`, COLUMNS of `wallet_features`, `as_of`.
+
+    Illicit is who sent a rug pull's transaction, as of his last one. Every other wallet that ever sent a transaction is
+    not, as of one of its transactions: developers as of their last withdrawal, which is when an anomaly may ask about
+    them, others at evenly spread places of their history.
+    """
+    sent = market.transactions.sort("block_number", "tx_index").select("from_address", "tx_hash", "ts")
+    senders = dict(sent.select("tx_hash", "from_address").iter_rows())
+    rugs = [address(label["tx"]) for label in market.labels["labels"] if label["is_rug"]]
+    illicit = {senders[tx] for tx in rugs}
+    withdrew = {address(label["tx"]) for label in market.labels["labels"]}
+    history = wallet_history(market)
+    frames = []
+    for number, ((wallet,), own) in enumerate(sent.group_by("from_address", maintain_order=True)):
+        decisive = own.filter(pl.col("tx_hash").is_in(rugs if wallet in illicit else list(withdrew)))
+        # 0.618: the golden section spreads places evenly, whatever the number of wallets.
+        place = int((number * 0.618) % 1 * own.height)
+        as_of = decisive["ts"][-1] if decisive.height else own["ts"][place]
+        row = wallet_raw(history, [wallet], as_of)
+        frames.append(
+            row.select(
+                pl.lit(f"{market.name}:0x{wallet.hex()}").alias("Address"),
+                pl.lit(int(wallet in illicit), pl.Int8).alias("FLAG"),
+                *wallet_features.COLUMNS,
+                pl.lit(as_of).alias("as_of"),
+            )
+        )
+    return pl.concat(frames)
+
+
+def wallet_history(market: Market) -> WalletHistory:
+    """What `storage.wallet_history` would read of every wallet of a market."""
+    moves = market.transactions.select(
+        "ts", "block_number", "tx_index", pl.col("from_address").alias("sender"),
+        pl.col("to_address").alias("recipient"), "value_f",
+    )  # fmt: skip
+    transfers = market.events.filter(pl.col("event") == "transfer").select(
+        "ts", "block_number", "log_index", pl.col("pool").alias("token"), pl.lit(None, pl.String).alias("name"),
+        "sender", "recipient", pl.col("amount0_f").alias("value_f"),
+    )  # fmt: skip
+    return WalletHistory(_of_each_side(moves, "transactions"), _of_each_side(transfers, "transfers"))
+
+
+def _of_each_side(moves: pl.DataFrame, name: str) -> pl.DataFrame:
+    sent = moves.with_columns(wallet="sender")
+    received = moves.filter(pl.col("recipient") != pl.col("sender")).with_columns(wallet="recipient")
+    return pl.concat([sent, received]).select(*wallet_features.SCHEMAS[name])
+
+
 def address(text: str) -> bytes:
     """The bytes of an address or hash as text."""
     return bytes.fromhex(text[2:])
@@ -188,13 +240,17 @@ def main(model: str, out: Path, folders: list[Path], every_s: int = 300, before:
     """
     markets = map(read_market, folders)
     if model == "pool_risk":
-        rows = pl.concat(pool_labels(market, before=before) for market in markets).select("id", "Label", *COLUMNS)
+        rows = pl.concat(pool_labels(market, before=before) for market in markets).select(
+            "id", "Label", "group", *COLUMNS
+        )
+    elif model == "wallet_risk":
+        rows = pl.concat(map(wallet_labels, markets)).drop("as_of")
     elif model == liquidity_outlook.SPEC.name:
         rows = pl.concat(
             liquidity_outlook.outlook_dataset(market.history, market.end, every_s, market.name) for market in markets
         )
     else:
-        raise DashError(f"{model}: rows are made for pool_risk and liquidity_outlook")
+        raise DashError(f"{model}: rows are made for pool_risk, wallet_risk and liquidity_outlook")
     out.parent.mkdir(parents=True, exist_ok=True)
     rows.fill_nan(None).write_csv(out)  # unknown is a blank cell
     print(f"{out}: {rows.height:,} rows")

@@ -4,8 +4,8 @@ Belongs here: frames in, one row per pool out; pure. Does not belong here: readi
 (`dash_pipeline/storage/pool_history.py`), features made of the raw columns (`pool_risk.py`).
 
 Definitions follow the published data set "Uniswap V2 rug pulls" (kangmyoungseok/RugPull-Prediction-AI), where a pair's
-history is looked at up to just before the moment in question. Where the platform's value may differ from the
-original's, the function that makes it says so.
+history is looked at up to just before the moment in question. `docs/models.md` says what each column means and where
+the platform's value may differ from the original's.
 
 A pool's row does not depend on which other pools are computed with it, to the last bit: training, where all pools are
 computed at once, and scoring, where one is, see the same numbers. Sums are therefore made in the order of the chain,

@@ -38,8 +38,8 @@ class Spec:
 
     `derive`: raw columns -> features, a dict of float64 columns of the same length in a fixed order; pure, row by row
     (a row's features depend on no other row), never raises for NaN or infinities.
-    `split`: how rows may be parted in evaluation: "stratified" (rows are independent), "grouped" (rows of a group stay
-    together) or "time" (walk-forward by column `as_of`).
+    `split`: how rows may be parted in evaluation: by "group" (those of one column `group`, or of one id, stay together)
+    or by "time" (walk-forward by column `as_of`).
     `horizon_s`: a row's label is known only so many seconds after its `as_of`: when training ends at a cut, rows whose
     horizon reaches beyond it are left out.
     `params`: LightGBM's parameters; `rounds`: boosting rounds; `bags`: boosters with other seeds that are averaged.
@@ -52,7 +52,7 @@ class Spec:
     label_column: str
     columns: Mapping[str, RawColumn]
     derive: Callable[[Raw], dict[str, Floats]]
-    split: Literal["stratified", "grouped", "time"] = "stratified"
+    split: Literal["group", "time"] = "group"
     horizon_s: float = 0.0
     params: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 300

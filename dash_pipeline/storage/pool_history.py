@@ -9,7 +9,7 @@ pools; each reads through an index that is there for others too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,9 @@ import polars as pl
 
 from dash_pipeline.models.pool_features import SCHEMAS, PoolHistory, empty, token_creators
 from dash_pipeline.storage.timescale import Connection
+
+#: A pool or wallet, and the moment of the chain's time that it is looked at as of.
+Moment = tuple[bytes, datetime]
 
 #: The newest events that are read of a pool, and the newest transfers of its token. A longer history is cut: of what is
 #: between these and the OLDEST ones (who made the pool, who got the first supply), nothing is read.
@@ -88,6 +91,36 @@ def pool_history(
     wallets = token_creators(history).drop_nulls().unique().to_list()
     made = _rows(conn, _CREATIONS, params | {"wallets": wallets, "limit": CREATORS_TRANSACTIONS}) if wallets else []
     return PoolHistory(known, history.events, history.transfers, _frame("creations", made))
+
+
+def newest_pools(conn: Connection, chain: str, limit: int) -> list[bytes]:
+    """The V2 pools with events, those with the newest ones first."""
+    rows = conn.execute(
+        "SELECT pool FROM chain.pool_events WHERE chain = %s AND event = 'sync' GROUP BY pool ORDER BY max(ts) DESC,"
+        " pool LIMIT %s",
+        (chain, limit),
+    ).fetchall()
+    return [pool for (pool,) in rows]
+
+
+def busy_wallets(conn: Connection, chain: str, wallets: Iterable[bytes | None], until: datetime) -> set[bytes]:
+    """Those that have sent more than CREATORS_TRANSACTIONS: the newest ones are other ones at every moment."""
+    rows = conn.execute(
+        "SELECT k.wallet FROM unnest(%s::bytea[]) AS k(wallet) WHERE (SELECT count(*) FROM (SELECT FROM"
+        " chain.transactions t WHERE t.from_address = k.wallet AND t.chain = %s AND t.ts <= %s LIMIT %s) t) > %s",
+        (list({*wallets} - {None}), chain, until, CREATORS_TRANSACTIONS + 1, CREATORS_TRANSACTIONS),
+    )
+    return {wallet for (wallet,) in rows}
+
+
+def made_later(conn: Connection, chain: str, asked: Sequence[Moment], until: datetime) -> set[Moment]:
+    """The pools that were made, or made anew, between their moment and `until`."""
+    rows = conn.execute(
+        "SELECT k.pool, k.as_of FROM unnest(%s::bytea[], %s::timestamptz[]) AS k(pool, as_of) WHERE EXISTS (SELECT FROM"
+        " chain.pools p WHERE p.chain = %s AND p.address = k.pool AND p.ts > k.as_of AND p.ts <= %s)",
+        ([pool for pool, _ in asked], [as_of for _, as_of in asked], chain, until),
+    )
+    return set(rows.fetchall())
 
 
 def _newest_and_oldest(

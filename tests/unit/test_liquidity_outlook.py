@@ -21,7 +21,6 @@ from dash_pipeline.models.liquidity_outlook import (
     outlook_dataset,
     outlook_labels,
     outlook_raw,
-    usable_at,
 )
 from dash_pipeline.models.market_labels import Market, read_market
 from dash_pipeline.models.pool_features import NO_HISTORY, SCHEMAS, ZERO, PoolHistory
@@ -207,6 +206,14 @@ def changed_after(history: PoolHistory, cut: datetime, seed: int) -> PoolHistory
         return frame
 
     return PoolHistory(history.pools, other(history.events), other(history.transfers), other(history.creations))
+
+
+def usable_at(rows: pl.DataFrame, cut: datetime) -> pl.DataFrame:
+    """The rows of a data set that may be trained on at `cut`: those whose hour of future was over by then."""
+    return rows.filter(pl.col("as_of") + HORIZON <= cut)
+
+
+# ------------------------------------------------------------------------------------------------ the past of a moment
 
 
 @pytest.mark.parametrize("seed", range(6))

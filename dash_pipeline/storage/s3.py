@@ -1,0 +1,141 @@
+"""Objects in a bucket, on AWS S3 or whatever speaks its protocol.
+
+Belongs here: the client, conditional writes, and what an error means. Does not belong here: which keys there are
+(`dash_pipeline/models/registry.py`).
+
+A write may depend on what it replaces (`If-Match`, `If-None-Match: *`): of several writers at once, one wins and the
+others get `Conflict`. AWS S3 and SeaweedFS both hold to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.settings import Settings
+
+_CONNECT_S, _READ_S, _ATTEMPTS = 3, 10, 2
+_ABSENT = frozenset({"NoSuchKey", "404"})
+_UNCHANGED = frozenset({"NotModified", "304"})
+# 409 is AWS's answer to two conditional writes at the same moment; 404 is its answer to If-Match on a deleted object.
+_NOT_AS_EXPECTED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+_BUSY = frozenset({"SlowDown", "RequestTimeout", "RequestLimitExceeded", "Throttling", "ThrottlingException"})
+
+
+class Conflict(DashError):
+    """The object is not what a conditional write expects: somebody else has written it."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """An object's content, and the tag that a conditional request names it by."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket; safe to use from several threads. Every method raises Unavailable when the store does not answer, and
+    DashError when it refuses (no such bucket, wrong key)."""
+
+    client: Any
+    name: str
+    where: str
+
+    def get(self, key: str) -> bytes | None:
+        """The object's content; None when there is no such object."""
+        found = self.read(key)
+        return found.data if found else None
+
+    def read(self, key: str, known: Object | None = None) -> Object | None:
+        """The object; None when there is none. It is `known` itself, and nothing is sent, when that is still it."""
+        condition = {"IfNoneMatch": known.etag} if known else {}
+        with self._errors(key):
+            try:
+                answer = self.client.get_object(Bucket=self.name, Key=key, **condition)
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _ABSENT:
+                    return None
+                if _code(error) in _UNCHANGED:
+                    return known
+                raise
+            with answer["Body"] as body:
+                return Object(body.read(), answer["ETag"])
+
+    def put(self, key: str, data: bytes, *, new: bool = False, replaces: str | None = None) -> None:
+        """Write an object. Raises Conflict when it is to be `new` and there is one, and when it `replaces` one with
+        this tag and another one is there; nothing is written then.
+
+        A write whose answer was lost is sent again, and may so find its own object there: compare before believing.
+        """
+        condition = {"IfNoneMatch": "*"} if new else {"IfMatch": replaces} if replaces else {}
+        with self._errors(key):
+            try:
+                self.client.put_object(Bucket=self.name, Key=key, Body=data, **condition)
+            except self.client.exceptions.ClientError as error:
+                if condition and _code(error) in _NOT_AS_EXPECTED | _ABSENT:
+                    raise Conflict(f"s3: {self.name}/{key}: somebody else has written it meanwhile") from None
+                raise
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys that begin so, in order."""
+        with self._errors(prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+            return sorted(found["Key"] for page in pages for found in page.get("Contents", ()))
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+        place = f"s3: {self.name}/{key}"
+        try:
+            yield
+        except ClientError as error:
+            code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if status >= 500 or code in _BUSY:
+                raise Unavailable(f"{place}: {self.where} answers {code}") from error
+            if code == "NoSuchBucket":
+                raise DashError(
+                    f"s3: {self.where} has no bucket {self.name}; make it, or set DASH_S3_BUCKET"
+                ) from error
+            hint = "; check DASH_S3_ACCESS_KEY and DASH_S3_SECRET_KEY" if status in (401, 403) else ""
+            raise DashError(f"{place}: {self.where} refuses: {code}{hint}") from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise DashError(f"{place}: no key; set DASH_S3_ACCESS_KEY and DASH_S3_SECRET_KEY, or AWS's own") from error
+        except (BotoCoreError, OSError) as error:
+            # The text would name addresses and counters that differ each time.
+            raise Unavailable(f"{place}: no connection to {self.where} ({type(error).__name__})") from error
+
+
+def bucket(settings: Settings, name: str = "") -> Bucket:
+    """The platform's bucket, or the one of this name; nothing is connected yet.
+
+    Without keys in the settings AWS's usual places are asked (environment, profile, the machine's role).
+    """
+    import boto3
+    from botocore.config import Config
+
+    secret = settings.s3_secret_key
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        config=Config(
+            connect_timeout=_CONNECT_S,
+            read_timeout=_READ_S,
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            proxies={},
+            s3={"addressing_style": "path"},
+        ),
+    )
+    return Bucket(client, name or settings.s3_bucket, settings.s3_endpoint or f"AWS S3 in {settings.s3_region}")
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
