@@ -8,16 +8,33 @@ Precedence: environment, then the stack's own file (`$DASH_STACK_DIR/env`, writt
 
 from __future__ import annotations
 
+import json
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dash_pipeline.errors import DashError
 
 PREFIX = "DASH_"
+
+Severity = Literal["low", "medium", "high"]
+
+
+def _object(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('not JSON, such as {"name": "value"}') from None
+
+
+# Read here, not by pydantic-settings, whose complaint is not a line that says what to do.
+_JSON = (NoDecode, BeforeValidator(_object))
 
 
 def stack_dir() -> Path:
@@ -70,9 +87,28 @@ class Settings(BaseSettings):
     settle_blocks: int = Field(12, ge=0, description="blocks below the tip that a check leaves to arrive")
     fresh_within_s: float = Field(600, gt=0, description="seconds of chain time rows and indexes may be behind")
     wall_clock_gap_s: float = Field(900, gt=0, description="seconds a live chain's newest block may be old")
-    alert_webhooks: dict[str, str] = Field(
+    alert_webhooks: Annotated[dict[str, str], *_JSON] = Field(
         default_factory=dict,
         description='owner -> URL that failed runs are posted to, as JSON; "*" gets what no other owner does',
+    )
+
+    alert_routes: Annotated[dict[str, str], *_JSON] = Field(
+        default_factory=dict, description="route -> URL that alerts about pools are posted to, as JSON"
+    )
+    alert_secret: SecretStr | None = Field(None, description="key of the signature on what is posted to the routes")
+    alert_min_severity: Severity = Field("medium", description="a less severe anomaly raises no alert")
+    alert_route_severity: Annotated[dict[str, Severity], *_JSON] = Field(
+        default_factory=dict, description="route -> the least severe alert that it gets; others get all"
+    )
+    alert_cooldown_s: float = Field(3600, ge=0, description="seconds in which a pool alerts again only if it got worse")
+    alert_batch: int = Field(50, ge=1, le=1000, description="alerts that one request to a route holds at most")
+    alert_give_up_s: float = Field(86_400, gt=0, description="seconds after which an alert nobody takes is given up")
+    direct_alerts: bool = Field(True, description="lanes raise alerts themselves, before the prediction engine's run")
+
+    champion_refresh_s: float = Field(20, gt=0, le=60, description="seconds between looks for a new champion")
+    labels: Annotated[dict[str, str], *_JSON] = Field(
+        default_factory=dict,
+        description="model -> csv or Parquet (a path or s3://bucket/key) that it is trained on, instead of the sample",
     )
 
 
@@ -94,7 +130,8 @@ def load_settings() -> Settings:
                 where = f"set in {file}"
             else:
                 where = f"set it in the environment or in {file} (`dash-pipeline up` writes that file)"
-            lines.append(f"{name}: {problem['msg'][:1].lower()}{problem['msg'][1:]}; {where}")
+            text = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}: {text[:1].lower()}{text[1:]}; {where}")
         raise DashError("\n".join(lines)) from None
 
 

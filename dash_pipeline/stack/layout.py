@@ -42,6 +42,7 @@ PORTS = {
     "webserver": 13000,
     "code-ingestion": 14001,
     "code-marts": 14002,
+    "code-intelligence": 14003,
 }
 
 

@@ -9,8 +9,11 @@ import json
 import os
 import secrets
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from dotenv import dotenv_values
 
 from dash_pipeline.errors import DashError
 from dash_pipeline.stack.layout import Layout, Ports
@@ -32,6 +35,12 @@ class Secrets:
     opensearch: str
     s3_access_key: str
     s3_secret_key: str
+    alerts: str
+
+
+_NAMES = tuple(field.name for field in fields(Secrets))
+# No server's data depends on these: a stack that was made before there were any gets them now.
+_LATER = {"alerts"}
 
 
 def kept_secrets(layout: Layout) -> Secrets:
@@ -40,7 +49,10 @@ def kept_secrets(layout: Layout) -> Secrets:
     Raises DashError when the file is gone or unreadable but servers have data that was made with it.
     """
     try:
-        return Secrets(**json.loads(layout.secrets.read_text()))
+        kept = json.loads(layout.secrets.read_text())
+        if isinstance(kept, dict) and set(_NAMES) - set(kept) == _LATER:
+            return _keep(layout, kept | _make(_LATER))
+        return Secrets(**kept)
     except FileNotFoundError:
         if any(layout.data.glob("*/*")):
             raise DashError(
@@ -49,7 +61,15 @@ def kept_secrets(layout: Layout) -> Secrets:
             ) from None
     except (ValueError, TypeError) as error:
         raise DashError(f"{layout.secrets}: {error}; put it right, or `dash-pipeline reset --all`") from None
-    made = Secrets(**{field.name: secrets.token_hex(16) for field in fields(Secrets)})
+    return _keep(layout, _make(_NAMES))
+
+
+def _make(names: Iterable[str]) -> dict[str, str]:
+    return {name: secrets.token_hex(16) for name in names}
+
+
+def _keep(layout: Layout, passwords: dict[str, str]) -> Secrets:
+    made = Secrets(**passwords)
     write_private(layout.secrets, json.dumps(asdict(made), indent=1))
     return made
 
@@ -75,6 +95,9 @@ def environment(layout: Layout, ports: Ports, made: Secrets) -> dict[str, str]:
         "DASH_DAGSTER_URL": f"http://127.0.0.1:{ports['webserver']}",
         "DASH_CODE_INGESTION_HOST": "127.0.0.1",
         "DASH_CODE_INGESTION_PORT": str(ports["code-ingestion"]),
+        "DASH_ALERT_SECRET": made.alerts,
+        "DASH_CODE_INTELLIGENCE_HOST": "127.0.0.1",
+        "DASH_CODE_INTELLIGENCE_PORT": str(ports["code-intelligence"]),
         "DASH_CODE_MARTS_HOST": "127.0.0.1",
         "DASH_CODE_MARTS_PORT": str(ports["code-marts"]),
         "DAGSTER_HOME": str(layout.dagster),
@@ -99,9 +122,8 @@ def write_env(layout: Layout, values: dict[str, str]) -> None:
 
 
 def read_env(layout: Layout) -> dict[str, str]:
-    """What the env file says; nothing if there is none."""
-    pairs = (line.partition("=") for line in _lines(layout.env) if not line.startswith("#"))
-    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+    """What the env file says, read as settings read it; nothing if there is none."""
+    return {name: value or "" for name, value in dotenv_values(layout.env, interpolate=False).items()}
 
 
 def write_private(file: Path, text: str) -> None:

@@ -57,7 +57,7 @@ def test_the_caller_is_left_out(tmp_path: Path) -> None:
 
 def test_who_ignores_the_polite_signal_is_killed() -> None:
     with running(STUBBORN, None) as stubborn, running(SLEEP, None) as polite:
-        processes.end({stubborn.pid, polite.pid}, patience_s=0.5)
+        processes.end({stubborn.pid, polite.pid}, patience_s=3)
 
         assert stubborn.wait() == -signal.SIGKILL
         assert polite.wait() == -signal.SIGTERM

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
 import pytest
 
 from dash_pipeline.errors import DashError
-from dash_pipeline.settings import Settings
+from dash_pipeline.settings import Settings, load_settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.layout import Layout, Ports
 from dash_pipeline.stack.secrets import environment, kept_secrets, read_env, write_env
@@ -36,6 +37,17 @@ def test_lost_passwords_of_existing_data_are_not_made_anew(layout: Layout) -> No
 
     with pytest.raises(DashError, match="put it back"):
         kept_secrets(layout)
+
+
+def test_a_stack_from_before_alerts_gets_their_key_and_keeps_the_rest(layout: Layout) -> None:
+    before = vars(kept_secrets(layout))
+    layout.secrets.write_text(json.dumps({name: value for name, value in before.items() if name != "alerts"}))
+
+    after = kept_secrets(layout)
+
+    assert after.alerts != before["alerts"]
+    assert vars(after) == before | {"alerts": after.alerts}
+    assert kept_secrets(layout) == after
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"kafka": "x"}'])
@@ -83,3 +95,26 @@ def test_the_stack_is_asked_with_its_own_settings_whatever_the_environment_says(
     assert isinstance(settings, Settings)
     assert settings.kafka_bootstrap == "127.0.0.1:19092"
     assert settings.max_lanes == 7
+
+
+@pytest.mark.parametrize("quote", ["", "'"])
+def test_settings_that_are_json_are_read_from_the_file_as_from_the_environment(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, quote: str
+) -> None:
+    write_env(layout, environment(layout, Ports(), kept_secrets(layout)))
+    with layout.env.open("a") as stream:
+        stream.write(f'DASH_ALERT_ROUTES={quote}{{"ops": "https://example.org/a?b=c"}}{quote}\n')
+    monkeypatch.setenv("DASH_STACK_DIR", str(layout.home))
+
+    wanted = {"ops": "https://example.org/a?b=c"}
+
+    assert Stack(layout, Ports()).settings().alert_routes == wanted
+    assert load_settings().alert_routes == wanted
+
+
+def test_json_that_is_none_is_one_line(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_env(layout, environment(layout, Ports(), kept_secrets(layout)))
+    monkeypatch.setenv("DASH_STACK_DIR", str(layout.home))
+    monkeypatch.setenv("DASH_ALERT_ROUTES", "ops")
+    with pytest.raises(DashError, match=r"^DASH_ALERT_ROUTES: not JSON, .*; set in the environment$"):
+        load_settings()
