@@ -1,7 +1,8 @@
 """Asset keys: the names that code locations agree on.
 
 A key per chain and table, not per table: each chain has its own lag, latency and failures, and a plot that mixes five
-chains says nothing. Groups keep the graph readable: folded, it is `<chain>_topics -> <chain> -> search, analytics`.
+chains says nothing. Groups keep the graph readable: folded, it is `<chain>_topics -> <chain> -> search,
+analytics, intelligence`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dagster import AssetKey
 from dash_pipeline.topics import ANOMALIES, DEAD_LETTERS, TYPES
 
 ANALYTICS = "analytics"
+INTELLIGENCE = "intelligence"
+MODELS = "models"
 SEARCH = "search"
 
 
@@ -47,3 +50,18 @@ def view_key(name: str) -> AssetKey:
 def anomalies_key(chain: str) -> AssetKey:
     """One chain's rows in intel.anomalies."""
     return AssetKey([chain, "anomalies"])
+
+
+def intel_key(name: str) -> AssetKey:
+    """A table of schema `intel`, all chains: predictions or alerts."""
+    return AssetKey(["intel", name])
+
+
+def labels_key(model: str) -> AssetKey:
+    """The labelled data that a model is trained on."""
+    return AssetKey(["labels", model])
+
+
+def model_key(model: str, stage: str) -> AssetKey:
+    """A stage of a model's life: version, evaluation or champion."""
+    return AssetKey(["models", f"{model}_{stage}"])

@@ -6,6 +6,7 @@ Belongs here: owners' names and the run tag that carries them. Does not belong h
 CHAIN_DATA = "team:chain-data"
 SEARCH = "team:search"
 ANALYTICS = "team:analytics"
+INTELLIGENCE = "team:intelligence"
 
 #: On every job's runs, so that the failure alerts know the owner whatever location the job is from.
 OWNER_TAG = "dash/owner"

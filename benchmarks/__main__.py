@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("drain", "live", "search", "detection")
+NAMES = ("drain", "live", "search", "detection", "scoring", "spike")
 
 
 def main(names: list[str]) -> None:
@@ -22,7 +22,7 @@ def main(names: list[str]) -> None:
 
     stack = Stack.at(home, port_offset=2000)
     stack.reset()
-    stack.up(only=["kafka", "timescale", "opensearch"])
+    stack.up(only=["kafka", "timescale", "opensearch", "s3"])
     try:
         for name in names or NAMES:
             figures = import_module(f"benchmarks.{name}").run(stack)

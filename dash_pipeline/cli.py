@@ -292,6 +292,129 @@ def search_rebuild(
             out.print(f"{index}-{name}: {count:,} documents", highlight=False)
 
 
+@app.command()
+def alerts(
+    severity: Annotated[Literal["low", "medium", "high"] | None, typer.Option(help="Only these; all without.")] = None,
+    chain: Annotated[str, typer.Option(help="Only this chain's; all without.")] = "",
+    size: SizeOption = 50,
+    json: JsonOption = False,
+) -> None:
+    """Show the newest alerts: pool, time, evidence, predictions, and whether they arrived."""
+    from dash_pipeline.alerts import show
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import timescale
+
+    with timescale.connect(load_settings()) as conn:
+        found = show.alerts(conn, severity=severity, chain=chain or None, limit=size)
+    if json:
+        out.print_json(data=found)
+    else:
+        out.print(show.alerts_table(found))
+
+
+@app.command()
+def score(
+    address: Annotated[str, typer.Argument(metavar="POOL|WALLET", help="A pool or a wallet, 0x...")],
+    chain: ChainOption = "ethereum",
+    json: JsonOption = False,
+) -> None:
+    """Score a pool or wallet with the champions, as of the chain's newest block, and say what the score is made of."""
+    from dash_pipeline.predictions import explain
+    from dash_pipeline.settings import load_settings
+
+    said = explain.explain(load_settings(), chain, address)
+    if json:
+        out.print_json(data=explain.as_json(said))
+    else:
+        for prediction in said:
+            out.print(explain.text(prediction), highlight=False, soft_wrap=True)
+
+
+models_app = typer.Typer(no_args_is_help=True, help="Train, compare, promote and roll back models.")
+app.add_typer(models_app, name="models")
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="pool_risk, wallet_risk or liquidity_outlook.")]
+
+
+@models_app.command("list")
+def models_list(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Only this one.")] = "", json: JsonOption = False
+) -> None:
+    """Show every version, newest first, with what it reached, and which is the champion."""
+    from dash_pipeline.models import show
+    from dash_pipeline.settings import load_settings
+
+    found = show.versions(load_settings(), model)
+    if json:
+        out.print_json(data=found)
+    else:
+        out.print(show.versions_table(found))
+
+
+@models_app.command("train")
+def models_train(
+    model: ModelArgument,
+    labels: Annotated[
+        str, typer.Option(help="csv or Parquet, a path or s3://; else DASH_LABELS, else the sample.")
+    ] = "",
+    trials: Annotated[int, typer.Option(min=0, max=500, help="Search parameters with so many trials first.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Train a version on labelled data, and promote it if it beats the champion on rows that neither has seen."""
+    from dash_pipeline.models import lifecycle, show
+    from dash_pipeline.settings import load_settings
+
+    settings = load_settings()
+    lifecycle.store_labels(settings, model, labels)
+    done = lifecycle.train(
+        settings, model, trials=trials, say=lambda text: err.print(text, highlight=False, soft_wrap=True)
+    )
+    if json:
+        out.print_json(data=show.training_json(done))
+    else:
+        out.print(show.training_table(done))
+        fate = "champion" if done.promoted else "not promoted"
+        out.print(f"{done.version}: {fate}: {done.verdict}", highlight=False, soft_wrap=True)
+
+
+@models_app.command("promote")
+def models_promote(
+    model: ModelArgument, version: Annotated[str, typer.Argument(metavar="VERSION", help="As `list` names it.")]
+) -> None:
+    """Make a version the champion; lanes and engine take it up within a minute."""
+    from dash_pipeline.models import lifecycle
+    from dash_pipeline.settings import load_settings
+
+    out.print(lifecycle.promote(load_settings(), model, version), highlight=False)
+
+
+@models_app.command("rollback")
+def models_rollback(model: ModelArgument) -> None:
+    """Make the champion before this one the champion again."""
+    from dash_pipeline.models import lifecycle
+    from dash_pipeline.settings import load_settings
+
+    out.print(lifecycle.rollback(load_settings(), model), highlight=False)
+
+
+@models_app.command("evaluate")
+def models_evaluate(
+    model: ModelArgument,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Labelled rows, csv or Parquet, a path or s3://.")],
+    version: Annotated[str, typer.Option(help="This version instead of the champion.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Score the champion on labelled rows: accuracy, AUC, precision, recall, F1, MCC."""
+    from dash_pipeline.models import lifecycle, show
+    from dash_pipeline.settings import load_settings
+
+    found = lifecycle.evaluate(load_settings(), model, file, version)
+    if json:
+        out.print_json(data=found)
+    else:
+        out.print(show.metrics_table(found))
+
+
 def main() -> None:
     """Run the command line; a DashError becomes its one line and its exit code."""
     try:

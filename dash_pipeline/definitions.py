@@ -57,6 +57,33 @@ def _ingestion() -> dict[str, Any]:
     }
 
 
+def _intelligence() -> dict[str, Any]:
+    from assets.intelligence.engine import engine_asset, engine_job
+    from assets.intelligence.models import ABOUT, drift_check, drift_job, model_assets, promotion_jobs, train_job
+    from resources.engine import EngineResource
+    from resources.kafka import KafkaResource
+    from resources.models import ModelsResource
+    from resources.timescale import TimescaleResource
+    from sensors.anomalies import anomaly_sensor
+    from sensors.schedules import daily_drift, weekly_training
+    from sensors.training import training_sensor
+
+    engine, drift, training = engine_job(), drift_job(ABOUT), [train_job(model) for model in ABOUT]
+    return {
+        "assets": [engine_asset(ABOUT), *(asset for model in ABOUT for asset in model_assets(model))],
+        "asset_checks": [drift_check(model) for model in ABOUT],
+        "jobs": [engine, drift, *training, *promotion_jobs()],
+        "schedules": [daily_drift(drift), *(weekly_training(job) for job in training)],
+        "sensors": [anomaly_sensor(engine), training_sensor(ABOUT, training)],
+        "resources": {
+            "engine": EngineResource(),
+            "kafka": KafkaResource(),
+            "models": ModelsResource(),
+            "timescale": TimescaleResource(),
+        },
+    }
+
+
 def _marts() -> dict[str, Any]:
     from assets.keys import ANALYTICS
     from assets.marts.views import view_assets, view_job
@@ -74,4 +101,8 @@ def _marts() -> dict[str, Any]:
     }
 
 
-_LOCATIONS: Mapping[str, Callable[[], dict[str, Any]]] = {"ingestion": _ingestion, "marts": _marts}
+_LOCATIONS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "ingestion": _ingestion,
+    "intelligence": _intelligence,
+    "marts": _marts,
+}

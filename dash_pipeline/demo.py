@@ -16,6 +16,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
+from dash_pipeline.alerts import show as alerts
 from dash_pipeline.chains import load_chains
 from dash_pipeline.errors import Unavailable
 from dash_pipeline.feed import files
@@ -23,23 +24,27 @@ from dash_pipeline.feed.follow import Followed
 from dash_pipeline.feed.live import LiveReport, live
 from dash_pipeline.feed.replay import Progress, Report, replay
 from dash_pipeline.feed.show import followed_line
+from dash_pipeline.feed.wait import end_offsets, missing
 from dash_pipeline.market import RECORDED, free_port, live_market
+from dash_pipeline.models.registry import Registry
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.servers.dagster import graphql
 from dash_pipeline.stack.status import lag
-from dash_pipeline.storage.anomalies import high_anomalies
+from dash_pipeline.storage.alerts import forget as forget_alerts
+from dash_pipeline.storage.search import alerts as alerts_index
 from dash_pipeline.storage.search import indexes
 from dash_pipeline.storage.search.bulk import client, opensearch_errors
 from dash_pipeline.storage.search.indexes import INDEXES
-from dash_pipeline.storage.timescale import connect, forget_chain
-from dash_pipeline.topics import TYPES
+from dash_pipeline.storage.timescale import committed_offsets, connect, forget_chain
+from dash_pipeline.topics import ANOMALIES, TYPES
 
 CHAIN = "anvil"
 LIVE_CHAIN = "anvil_live"
 RATE = 6_000.0
 
 _POLL_S = 0.5
+_TRAINED_ON_SAMPLES = ("pool_risk", "wallet_risk")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -57,18 +62,18 @@ class Outcome(msgspec.Struct, frozen=True):
     dead_letters: int
     latency_ms: dict[str, dict[str, float]]
     rug_pulls: list[str]
-    anomalies: list[dict[str, Any]]
+    alerts: list[dict[str, Any]]
     ui: str
 
     @property
     def missed(self) -> list[str]:
-        """Pools that were rug pulls by the market's own labels, and have no anomaly of high severity."""
-        found = {anomaly["pool"] for anomaly in self.anomalies}
-        return [pool for pool in self.rug_pulls if pool not in found]
+        """Pools that were rug pulls by the market's own labels, and raised no alert of high severity."""
+        alerted = {alert["pool"] for alert in self.alerts if alert["severity"] == "high"}
+        return [pool for pool in self.rug_pulls if pool not in alerted]
 
     @property
     def agrees(self) -> bool:
-        """Every published message is a row, nothing waits, each transaction is a document, each rug pull an anomaly."""
+        """Every published message is a row, nothing waits, each transaction is a document, each rug pull an alert."""
         rows = all(published == stored for published, stored in self.tables.values())
         documents = self.documents["transactions"] >= self.tables["transactions"][1]
         return rows and not self.lag and documents and not self.missed
@@ -80,10 +85,14 @@ def demo(stack: Stack, progress: Progress, say: Callable[[str], None], timeout_s
     Raises Unavailable, saying what is missing, when that takes longer than `timeout_s`.
     """
     settings = stack.settings()
+    say("waiting for the first champions")
+    _wait_for_champions(settings, timeout_s)
     report = replay(settings, [RECORDED], CHAIN, rate=RATE, wait_s=timeout_s, progress=progress)
     with connect(settings) as conn:
         say("waiting for the search indexes")
         _wait_for_index(conn, timeout_s)
+        say("waiting for the prediction engine")
+        _wait_for_engine(settings, conn, timeout_s)
         return _outcome(stack, settings, conn, report)
 
 
@@ -92,7 +101,9 @@ def live_demo(stack: Stack, say: Callable[[str], None]) -> LiveReport:
     settings = stack.settings()
     with connect(settings) as conn:
         # Every live market is a chain of its own that begins at block 0 under the same name.
+        forget_alerts(conn, LIVE_CHAIN)
         forget_chain(conn, LIVE_CHAIN)
+        alerts_index.forget(client(settings), LIVE_CHAIN)
         with opensearch_errors():
             indexes.delete(client(settings), LIVE_CHAIN)
         indexes.ensure(settings, [LIVE_CHAIN])
@@ -117,7 +128,35 @@ def _wait_for_index(conn: psycopg.Connection[Any], timeout_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def _rug_pulls() -> list[str]:
+def _wait_for_champions(settings: Settings, timeout_s: float) -> None:
+    """The training sensor trains what has no champion; the sample that comes with the project is enough."""
+    registry, deadline = Registry(settings), time.monotonic() + timeout_s
+    while missing := [model for model in _TRAINED_ON_SAMPLES if registry.champion(model) is None]:
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"no champion of {', '.join(missing)} after {timeout_s:g} s; see {settings.dagster_url}/runs"
+            )
+        time.sleep(_POLL_S)
+
+
+def _wait_for_engine(settings: Settings, conn: psycopg.Connection[Any], timeout_s: float) -> None:
+    """Until every anomaly is published, and the engine has read them all and indexed the alerts."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        unpublished = _count(conn, "intel.anomalies WHERE chain = %s AND published_revision < revision", CHAIN)
+        unread = missing(end_offsets(settings, [ANOMALIES]), committed_offsets(conn))
+        unindexed = _count(conn, "intel.alerts WHERE chain = %s AND indexed_revision < revision", CHAIN)
+        if not (unpublished or unread or unindexed):
+            return
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"the prediction engine is behind after {timeout_s:g} s: {unpublished} anomalies are not published,"
+                f" {unread.total()} not read, {unindexed} alerts not indexed"
+            )
+        time.sleep(_POLL_S)
+
+
+def rug_pulls() -> list[str]:
     """The pools that the recorded market's generator says were rug pulls."""
     labels = json.loads((RECORDED / "labels.json").read_bytes())["labels"]
     return sorted({label["pool"] for label in labels if label["is_rug"]})
@@ -143,8 +182,8 @@ def _outcome(stack: Stack, settings: Settings, conn: psycopg.Connection[Any], re
         documents=_documents(settings),
         dead_letters=_count(conn, "ops.dead_letters WHERE topic LIKE %s", f"{CHAIN}.%"),
         latency_ms=_latency(stack),
-        rug_pulls=_rug_pulls(),
-        anomalies=high_anomalies(conn, CHAIN),
+        rug_pulls=rug_pulls(),
+        alerts=alerts.alerts(conn, severity="high", chain=CHAIN, limit=100),
         ui=settings.dagster_url,
     )
 
@@ -192,19 +231,6 @@ query($key: [String!]!) { assetOrError(assetKey: {path: $key}) { ... on Asset {
 """
 
 
-def _anomalies(outcome: Outcome) -> Table:
-    """Who was drained, by how much, by whom; with what the market's own labels say."""
-    found = len(outcome.rug_pulls) - len(outcome.missed)
-    title = f"\nrug pulls in the market: {len(outcome.rug_pulls)}, with an anomaly of high severity: {found}"
-    table = Table("pool", "anomaly", "block", "gone", "wallet", "rug pull", title=title, title_justify="left",
-                  box=None, pad_edge=False)  # fmt: skip
-    for one in outcome.anomalies:
-        rug = "yes" if one["pool"] in outcome.rug_pulls else "no"
-        table.add_row(one["pool"], one["kind"], str(one["block_number"]), f"{one['score']:.0%}",
-                      ", ".join(one["wallets"]), rug)  # fmt: skip
-    return table
-
-
 def show(outcome: Outcome, console: Console) -> None:
     """The closing table."""
     table = Table("", "published", "stored", box=None, pad_edge=False)
@@ -222,8 +248,10 @@ def show(outcome: Outcome, console: Console) -> None:
         f" after the last; lag {outcome.lag:,}, dead letters {outcome.dead_letters:,}",
         highlight=False,
     )
-    console.print(_anomalies(outcome))
     for stage, values in outcome.latency_ms.items():
         figures = ", ".join(f"{percentile} {value:,.1f} ms" for percentile, value in values.items())
         console.print(f"latency {stage:<11} {figures} (newest checkpoint, cold start included)", highlight=False)
+    found = len(outcome.rug_pulls) - len(outcome.missed)
+    console.print(f"\nrug pulls: {len(outcome.rug_pulls)}, with an alert of high severity: {found}", highlight=False)
+    console.print(alerts.alerts_table(outcome.alerts))
     console.print(f"Dagster UI: {outcome.ui}/asset-groups", highlight=False)

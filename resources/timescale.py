@@ -41,6 +41,16 @@ class TimescaleResource(ConfigurableResource[Any]):
             unfinished = timescale.unindexed(connection) | anomalies.unpublished(connection)
             return timescale.committed_offsets(connection), unfinished
 
+    def reactions(self) -> tuple[dict[Partition, int], int, int]:
+        """The next offsets of dash.anomalies' partitions, deliveries that are due, alerts that are not indexed."""
+        from dash_pipeline.storage import alerts, timescale
+        from dash_pipeline.topics import ANOMALIES
+
+        with self.connect() as connection:
+            committed = timescale.committed_offsets(connection)
+            due, unindexed = alerts.waiting(connection, settings().alert_routes)
+        return {place: next_ for place, next_ in committed.items() if place[0] == ANOMALIES}, due, unindexed
+
     def absent(self, relations: Sequence[str]) -> list[str]:
         """Those of the relations (`schema.name`) that the database does not have."""
         with self.connect() as connection:

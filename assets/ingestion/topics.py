@@ -34,7 +34,7 @@ def topic_specs(chains: Iterable[Chain]) -> list[AssetSpec]:
             deps=[anomalies_key(chain.name) for chain in chains],
             description="A JSON message for each anomaly that is found, changed or retracted, keyed by token, with an"
             f" id that is the same after any replay: topic `{ANOMALIES}`.",
-            group_name="operations",
+            group_name="intelligence",
             owners=[CHAIN_DATA],
             kinds={"kafka"},
             metadata={"topic": ANOMALIES},

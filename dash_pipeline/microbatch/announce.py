@@ -1,6 +1,7 @@
-"""From committed anomalies to topic dash.anomalies.
+"""From committed anomalies to the world: topic dash.anomalies first, then, if settings say so, alerts.
 
-Belongs here: the thread beside a lane. Does not belong here: detection (`detect.py`).
+Belongs here: the thread beside a lane. Does not belong here: detection (`detect.py`), what an anomaly leads to
+(`dash_pipeline/predictions/`).
 
 The table is the outbox: an anomaly whose newest revision is not on the topic yet is published, flushed, and marked. A
 crash in between publishes it again, with the same id and revision. What a run leaves the next one publishes first, and
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psycopg
 from confluent_kafka import Producer
@@ -32,13 +33,17 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 # Looked at without being told: what another lane's crash left.
 _LOOK_EVERY_S = 30.0
 
+#: Is handed anomalies once they are published; must return at once.
+Take = Callable[[Sequence[Stored]], None]
+
 
 class Announcer:
     """Publishes one chain's anomalies in a thread beside a lane; what fails is logged and tried again, and never the
     lane's matter. Several may serve the same chain (a lane each): they take turns by rows."""
 
-    def __init__(self, settings: Settings, chain: str) -> None:
-        self._settings, self._chain = settings, chain
+    def __init__(self, settings: Settings, chain: str, take: Take = lambda anomalies: None) -> None:
+        """`take` is called from the thread with what has been published."""
+        self._settings, self._chain, self._take = settings, chain, take
         self._producer: Producer | None = None
         self._conn: db.Connection | None = None
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -62,13 +67,14 @@ class Announcer:
 
     def _run(self) -> None:
         pause = _PAUSE_S
+        self._connect_to_kafka()
         while True:
             self._wake.wait(_LOOK_EVERY_S)
             self._wake.clear()
             last = self._stop.is_set()
             try:
-                while self.publish():
-                    pass
+                while published := self.publish():
+                    self._take(published)
                 pause = _PAUSE_S
             except (DashError, psycopg.Error) as error:
                 log.warning("%s: anomalies wait: %s", self._chain, (str(error).strip() or repr(error)).splitlines()[0])
@@ -91,18 +97,23 @@ class Announcer:
         return waiting
 
     def _produce(self, anomalies: Sequence[Stored]) -> None:
-        if self._producer is None:
-            self._producer = Producer(confluent_options(self._settings) | {"enable.idempotence": True, "linger.ms": 0})
+        producer = self._connect_to_kafka()
         failed: list[str] = []
         for one in anomalies:
-            self._producer.produce(
+            producer.produce(
                 ANOMALIES,
                 one.message(),
                 key=f"0x{one.token.hex()}",
                 on_delivery=lambda error, _: failed.append(error.str()) if error else None,
             )
-        if self._producer.flush(_FLUSH_S) or failed:
+        if producer.flush(_FLUSH_S) or failed:
             raise Unavailable(f"{ANOMALIES}: {failed[0] if failed else 'the broker does not answer'}")
+
+    def _connect_to_kafka(self) -> Producer:
+        """At the start, because a broker takes a while to know a new producer: the first anomaly must not wait."""
+        if self._producer is None:
+            self._producer = Producer(confluent_options(self._settings) | {"enable.idempotence": True, "linger.ms": 0})
+        return self._producer
 
     def _connection(self) -> db.Connection:
         if self._conn is None:

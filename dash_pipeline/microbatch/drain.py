@@ -31,6 +31,7 @@ from dash_pipeline.microbatch.dead_letters import Publisher
 from dash_pipeline.microbatch.detect import Detector
 from dash_pipeline.microbatch.lanes import Lane
 from dash_pipeline.microbatch.latency import Latency
+from dash_pipeline.predictions.direct import DirectAlerts
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.search import Follower
@@ -119,13 +120,13 @@ class _Run:
         self.consumer = consume.open_consumer(settings, f"dash-{lane.chain}")
         self.publisher = Publisher(settings)
         self.follower = Follower(settings, lane.chain)
-        self.announcer = Announcer(settings, lane.chain)
+        self.alerts = DirectAlerts(settings, run_id) if settings.direct_alerts else None
+        self.announcer = Announcer(settings, lane.chain, *([self.alerts.take] if self.alerts else []))
         self.reporter = _Reporter(report)
         self.conn: db.Connection | None = None
         registered = load_chains(settings.chains_file).get(lane.chain)
         genesis = registered.genesis_hash if registered else None
-        quotes = registered.quote_tokens if registered else ()
-        self.detector = Detector(lane.chain, [bytes.fromhex(token.address[2:]) for token in quotes])
+        self.detector = Detector(lane.chain, registered.quotes if registered else ())
         self.rules = Rules(
             settings.max_reorg_depth,
             bytes.fromhex(genesis[2:]) if genesis else None,
@@ -144,6 +145,8 @@ class _Run:
     def loop(self) -> Checkpoint:
         self.follower.start()
         self.announcer.start()
+        if self.alerts:
+            self.alerts.start()
         # What is there now lives as long as the run; collecting it again and again would only add pauses.
         gc.collect()
         gc.freeze()
@@ -161,7 +164,7 @@ class _Run:
                 self._disconnect()
                 time.sleep(self.pause)
                 self.pause = min(self.pause * 2, _LONGEST_PAUSE_S)
-        self.announcer.close(drain_timeout_s=30)
+        self._close_alerts(drain_timeout_s=30)
         self.follower.close(drain_timeout_s=30)
         self._checkpoint(last=True)
         return self.total.checkpoint(
@@ -289,8 +292,13 @@ class _Run:
         if last:
             self.reporter.close()
 
+    def _close_alerts(self, drain_timeout_s: float) -> None:
+        self.announcer.close(drain_timeout_s)
+        if self.alerts:
+            self.alerts.close(drain_timeout_s)
+
     def close(self) -> None:
-        self.announcer.close(drain_timeout_s=0)
+        self._close_alerts(drain_timeout_s=0)
         self.follower.close(drain_timeout_s=0)
         self.reporter.close()
         self.publisher.close()

@@ -49,7 +49,7 @@ def connect(settings: Settings) -> Connection:
     try:
         conn = psycopg.connect(
             dsn, autocommit=True, connect_timeout=10, keepalives_idle=10, tcp_user_timeout=30_000,
-            application_name="dash-pipeline",
+            application_name="dash-pipeline", options="-c timezone=UTC",
         )  # fmt: skip
     except psycopg.OperationalError as error:
         raise Unavailable(f"database: {_first_line(error)}") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -73,8 +74,10 @@ def test_the_graph_starts_at_the_topics(browser: webdriver.Chrome, ui: str, keep
     browser.set_window_size(1680, 2600)
     open_graph(browser, f"{ui}/asset-groups")
     topics, tables = node(browser, f"{CHAIN}_topics"), node(browser, CHAIN)
-    indexes, views = node(browser, "search"), node(browser, "analytics")
-    assert topics < tables < min(indexes, views)
+    indexes, views, models = node(browser, "search"), node(browser, "analytics"), node(browser, "models")
+    intelligence = node(browser, "intelligence")
+    assert topics < tables < min(views, intelligence)
+    assert max(models, tables) < intelligence < indexes, "anomalies and champions -> predictions and alerts -> index"
     browser.set_window_size(*WINDOW)
     browser.get(f"{ui}/asset-groups")
     see(browser, f"{CHAIN}_topics")
@@ -117,6 +120,25 @@ def test_an_ingested_table_has_plots(browser: webdriver.Chrome, ui: str, keep: C
     latency = see(browser, "latency end_to_end p50, ms")
     browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", latency)
     keep("plots")
+
+
+def test_alerts_come_from_anomalies(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
+    browser.get(f"{ui}/locations/intelligence/asset-groups/intelligence/lineage")
+    for name in ("anomalies", "predictions", "alerts"):
+        see(browser, name)
+    see(browser, "Materialized")
+    keep("intelligence")
+
+
+def test_a_model_shows_what_it_is_worth(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
+    browser.get(f"{ui}/assets/models/pool_risk_evaluation")
+    see(browser, "verdict")
+    see(browser, "Show Markdown").click()
+    pictures = "//img[starts-with(@src, 'data:image/png')]"
+    WebDriverWait(browser, WAIT_S).until(lambda driver: len(driver.find_elements(By.XPATH, pictures)) >= 4)
+    see(browser, "out of fold")
+    time.sleep(1)  # it fades in
+    keep("model")
 
 
 def test_the_runs_are_there(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:

@@ -1,45 +1,54 @@
-"""Everything is killed, again and again, while events flow: nothing is lost, nothing is doubled, the index is whole.
+"""Everything is killed, again and again, while events flow: nothing is lost, nothing is doubled, the index is whole,
+each anomaly is there once, and each alert is told once.
 
-Kills are SIGKILL, at random moments, of a run, the broker, the database, the index and the daemon. The order is random
-but every kind comes up; the seed is printed.
+Kills are SIGKILL, at random moments, of a lane's run, the prediction engine's run, the broker, the database, the index,
+S3 and the daemon. The order is random but every kind comes up; the seed is printed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 from opensearchpy import helpers
 
-from dash_pipeline import topics
+from dash_pipeline import demo, topics
 from dash_pipeline.feed import files
+from dash_pipeline.feed.replay import silent
 from dash_pipeline.feed.wait import end_offsets, missing
 from dash_pipeline.kafka import confluent_options
 from dash_pipeline.market import RECORDED
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack, processes
-from dash_pipeline.storage import timescale
+from dash_pipeline.storage import alerts, anomalies, timescale
+from dash_pipeline.storage.search.alerts import find_alerts
 from dash_pipeline.storage.search.bulk import client
 from dash_pipeline.topics import TYPES, topic_name
+from tests.webhooks import Receiver
 
-KILLS = 20
+KILLS = 21
 KILL_FOR_S = 400
 CHAIN = "anvil_live"  # no other end-to-end test feeds it
-TARGETS = ("run", "kafka", "timescale", "opensearch", "daemon")
+#: Kills of runs, by the code server that has them as its children.
+RUNS = {"lane": "code-ingestion", "engine": "code-intelligence"}
+SERVERS = ("kafka", "timescale", "opensearch", "s3", "daemon")
+TARGETS = (*RUNS, *SERVERS)
 BETWEEN_S = (1.0, 5.0)
 SETTLE_S = 420
 
 
-def runs(stack: Stack) -> list[int]:
+def runs(stack: Stack, code_server: str) -> list[int]:
     """Processes that execute runs: the code server spawns one for each."""
-    server = stack.pid("code-ingestion")
+    server = stack.pid(code_server)
     found = []
     for pid in processes.tree(server) - {server}:
         try:
@@ -88,17 +97,31 @@ class Feed(threading.Thread):
 
 def kill(stack: Stack, target: str) -> bool:
     """SIGKILL; whether there was something to kill."""
-    if target != "run":
+    if target in SERVERS:
         stack.kill(target)
         return True
-    found = runs(stack)
+    found = runs(stack, RUNS[target])
     for pid in found:
         os.kill(pid, signal.SIGKILL)
     return bool(found)
 
 
+@pytest.fixture
+def receiver(platform: Stack) -> Iterator[Receiver]:
+    """Gets every alert while it is there. Runs read the settings when they start."""
+    file, secret = platform.layout.env, platform.settings().alert_secret
+    assert secret is not None
+    text = file.read_text()
+    with Receiver(secret) as there:
+        file.write_text(f"{text}DASH_ALERT_ROUTES='{json.dumps({'ops': there.url})}'\n")
+        yield there
+        file.write_text(text)
+
+
 @pytest.mark.parametrize("seed", [int(os.environ.get("DASH_KILL_SEED") or random.SystemRandom().randrange(10**6))])
-def test_nothing_is_lost_or_doubled(platform: Stack, seed: int) -> None:
+def test_nothing_is_lost_or_doubled(platform: Stack, receiver: Receiver, seed: int) -> None:
+    # Ingested without kills, for comparison; the champions are there then, too.
+    demo.demo(platform, silent, lambda text: None)
     settings, dice, killed = platform.settings(), random.Random(seed), Counter[str]()
     topics.ensure(settings, [CHAIN])
     feed = Feed(settings)
@@ -111,7 +134,7 @@ def test_nothing_is_lost_or_doubled(platform: Stack, seed: int) -> None:
         assert time.monotonic() < deadline, f"only {dict(killed)}"
         time.sleep(dice.uniform(*BETWEEN_S))
         target = order.pop(0)
-        if target != "run":
+        if target in SERVERS:
             platform.wait_ready(target)
         if kill(platform, target):
             killed[target] += 1
@@ -121,11 +144,12 @@ def test_nothing_is_lost_or_doubled(platform: Stack, seed: int) -> None:
     feed.kills_over.set()
     feed.join(400)
     assert not feed.is_alive()
-    for target in TARGETS[1:]:
+    for target in SERVERS:
         platform.wait_ready(target, 120)
     print(f"seed {seed}: {killed.total()} kills: {dict(killed)}")
     settle(settings)
     check(settings, feed.sent)
+    check_alerts(settings, receiver)
     assert killed.total() >= KILLS
 
 
@@ -136,9 +160,12 @@ def settle(settings: Settings) -> None:
     while True:
         with timescale.connect(settings) as conn:
             behind = missing(targets, timescale.committed_offsets(conn))
-            if not behind and CHAIN not in timescale.unindexed(conn):
+            waits = alerts.waiting(conn)
+            unread = missing(end_offsets(settings, [topics.ANOMALIES]), timescale.committed_offsets(conn))
+            unpublished = anomalies.unpublished(conn)
+            if not (behind or unread or any(waits) or CHAIN in unpublished or CHAIN in timescale.unindexed(conn)):
                 return
-        assert time.monotonic() < deadline, f"behind: {dict(behind)}"
+        assert time.monotonic() < deadline, f"behind: {dict(behind)}, {unread}, {waits}"
         time.sleep(1)
 
 
@@ -171,3 +198,35 @@ def check(settings: Settings, sent: Counter[str]) -> None:
     documents = [hit["_source"] for hit in helpers.scan(opensearch, query, index="transactions")]
     assert len(documents) == rows["transactions"]
     assert {one["tx_hash"]: len(one["logs"]) for one in documents if one.get("logs")} == logs
+
+
+def check_alerts(settings: Settings, receiver: Receiver) -> None:
+    """The anomalies are those of the same market ingested in one go; each that people are told of was told once."""
+    found = (
+        "SELECT kind, severity, encode(pool, 'hex'), encode(tx_hash, 'hex'), score FROM intel.anomalies"
+        " WHERE chain = %s AND retracted_at IS NULL ORDER BY 1, 2, 3, 4"
+    )
+    with timescale.connect(settings) as conn:
+        killed, whole = (conn.execute(found, (chain,)).fetchall() for chain in (CHAIN, demo.CHAIN))
+        assert killed == whole != []
+        raised = [
+            row[0]
+            for row in conn.execute(
+                "SELECT encode(id, 'hex') FROM intel.alerts WHERE chain = %s AND retracted_at IS NULL", (CHAIN,)
+            )
+        ]
+        # While S3 was away a new run had no champions: then the prediction says so.
+        silent_about = conn.execute(
+            "SELECT count(*) FROM intel.anomalies a WHERE chain = %s AND NOT EXISTS (SELECT FROM intel.predictions p"
+            " WHERE p.anomaly_id = a.id AND p.model = 'pool_risk'"
+            " AND (p.score IS NOT NULL OR p.version = 'none' AND p.reason IS NOT NULL))",
+            (CHAIN,),
+        ).fetchone()
+    assert silent_about == (0,)
+    told = {key: times for key, times in receiver.told().items() if key[0] in raised}
+    assert told == {(id_, "raised"): 1 for id_ in raised}
+    pools = {alert["pool"] for alert in receiver.taken() if alert["severity"] == "high" and alert["chain"] == CHAIN}
+    assert pools == set(demo.rug_pulls())
+    opensearch = client(settings)
+    opensearch.indices.refresh(index="alerts")
+    assert {document["id"] for document in find_alerts(opensearch, chain=CHAIN, size=1_000)} == set(raised)

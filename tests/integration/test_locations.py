@@ -81,16 +81,17 @@ def loads(code: Path, location: str) -> bool:
         return [symbol.attribute for symbol in answer.repository_symbols] == ["defs"]
 
 
-def test_a_whole_copy_serves_both(copy: Path) -> None:
-    assert loads(copy, "ingestion")
-    assert loads(copy, "marts")
+@pytest.mark.parametrize("location", ["ingestion", "intelligence", "marts"])
+def test_a_whole_copy_serves_it(copy: Path, location: str) -> None:
+    assert loads(copy, location)
 
 
 @pytest.mark.parametrize(
     ("broken", "location", "other"),
     [
         ("assets/ingestion/ingest.py", "ingestion", "marts"),
-        ("assets/marts/views.py", "marts", "ingestion"),
+        ("assets/marts/views.py", "marts", "intelligence"),
+        ("assets/intelligence/engine.py", "intelligence", "ingestion"),
     ],
 )
 def test_what_breaks_one_location_leaves_the_other(copy: Path, broken: str, location: str, other: str) -> None:
