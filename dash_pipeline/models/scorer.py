@@ -110,19 +110,20 @@ class Scorer:
 
     def _mean(self, matrix: Floats) -> Floats:
         """The mean of the boosters' probabilities, (rows,)."""
-        return self._average(matrix, np.zeros(matrix.shape[0]), num_threads=1)
+        return self._average(matrix, np.zeros(matrix.shape[0]))
 
     def _contributions(self, matrix: Floats) -> Floats:
         """The mean of the boosters' SHAP values, (rows, features)."""
         total = np.zeros((matrix.shape[0], matrix.shape[1] + 1))  # the last column is what all rows have in common
-        threads = min(_threads(), matrix.shape[0])
-        return self._average(matrix, total, pred_contrib=True, num_threads=threads)[:, :-1]
+        return self._average(matrix, total, pred_contrib=True)[:, :-1]
 
     def _average(self, matrix: Floats, total: Floats, **how: Any) -> Floats:
         if not matrix.shape[0]:
             return total
         for booster in self._boosters:  # one by one: the order of additions must not depend on how many rows there are
-            total += booster.predict(matrix, **how)
+            # Always one thread: the number is LightGBM's for the whole process, and a call that finds it raised between
+            # making its buffers and using them writes beyond them.
+            total += booster.predict(matrix, num_threads=1, **how)
         return total / len(self._boosters)
 
 
