@@ -183,7 +183,7 @@ def _outcome(stack: Stack, settings: Settings, conn: psycopg.Connection[Any], re
         dead_letters=_count(conn, "ops.dead_letters WHERE topic LIKE %s", f"{CHAIN}.%"),
         latency_ms=_latency(stack),
         rug_pulls=rug_pulls(),
-        alerts=alerts.alerts(conn, severity="high", chain=CHAIN, limit=100),
+        alerts=alerts.alerts(conn, severity="high", chain=CHAIN, limit=100, active_only=True),
         ui=settings.dagster_url,
     )
 

@@ -15,7 +15,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -34,6 +34,7 @@ from dash_pipeline.microbatch.latency import Latency
 from dash_pipeline.predictions.direct import DirectAlerts
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
+from dash_pipeline.storage.anomalies import Stored
 from dash_pipeline.storage.search import Follower
 from dash_pipeline.topics import Partition
 
@@ -121,7 +122,7 @@ class _Run:
         self.publisher = Publisher(settings)
         self.follower = Follower(settings, lane.chain)
         self.alerts = DirectAlerts(settings, run_id) if settings.direct_alerts else None
-        self.announcer = Announcer(settings, lane.chain, *([self.alerts.take] if self.alerts else []))
+        self.announcer = Announcer(settings, lane.chain, self._tell)
         self.reporter = _Reporter(report)
         self.conn: db.Connection | None = None
         registered = load_chains(settings.chains_file).get(lane.chain)
@@ -266,6 +267,12 @@ class _Run:
         if done.anomalies:
             self.announcer.wake()
         self.follower.wake(full=batch.messages >= self.limits.batch_rows)
+
+    def _tell(self, anomalies: Sequence[Stored]) -> None:
+        """In a backlog parts of blocks are still to come, and what is found without them may not hold: the engine tells
+        of what does."""
+        if self.alerts and self._lag() <= self.limits.batch_rows:
+            self.alerts.take(anomalies)
 
     def _sweep(self) -> None:
         assert self.conn is not None
