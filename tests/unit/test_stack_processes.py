@@ -14,6 +14,10 @@ from dash_pipeline.stack import processes
 from dash_pipeline.stack.layout import Layout
 
 SLEEP = "import time; print(flush=True); time.sleep(600)"
+# Whatever the test's own process has blocked or ignores would be inherited.
+POLITE = (
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_DFL); signal.pthread_sigmask(signal.SIG_SETMASK, []); "
+) + SLEEP
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
 
 
@@ -56,7 +60,7 @@ def test_the_caller_is_left_out(tmp_path: Path) -> None:
 
 
 def test_who_ignores_the_polite_signal_is_killed() -> None:
-    with running(STUBBORN, None) as stubborn, running(SLEEP, None) as polite:
+    with running(STUBBORN, None) as stubborn, running(POLITE, None) as polite:
         processes.end({stubborn.pid, polite.pid}, patience_s=3)
 
         assert stubborn.wait() == -signal.SIGKILL
