@@ -217,7 +217,8 @@ def check_alerts(settings: Settings, receiver: Receiver) -> None:
         ]
         # While S3 was away a new run had no champions: then the prediction says so.
         silent_about = conn.execute(
-            "SELECT count(*) FROM intel.anomalies a WHERE chain = %s AND NOT EXISTS (SELECT FROM intel.predictions p"
+            "SELECT count(*) FROM intel.anomalies a WHERE chain = %s AND retracted_at IS NULL AND NOT EXISTS ("
+            " SELECT FROM intel.predictions p"
             " WHERE p.anomaly_id = a.id AND p.model = 'pool_risk'"
             " AND (p.score IS NOT NULL OR p.version = 'none' AND p.reason IS NOT NULL))",
             (CHAIN,),
