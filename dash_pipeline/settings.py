@@ -67,6 +67,11 @@ class Settings(BaseSettings):
     s3_bucket: str = "dash"
     s3_access_key: str | None = None
     s3_secret_key: SecretStr | None = None
+    encryption_keys: Annotated[dict[str, str], *_JSON] = Field(
+        default_factory=dict,
+        repr=False,
+        description="name -> AES-256 key in base64 for archives and backups; the first encrypts, the others still read",
+    )
 
     dagster_url: str = "http://127.0.0.1:3000"
 

@@ -5,6 +5,7 @@ Belongs here: making, keeping and writing them. Does not belong here: reading se
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -36,11 +37,12 @@ class Secrets:
     s3_access_key: str
     s3_secret_key: str
     alerts: str
+    encryption: str
 
 
 _NAMES = tuple(field.name for field in fields(Secrets))
 # No server's data depends on these: a stack that was made before there were any gets them now.
-_LATER = {"alerts"}
+_LATER = {"alerts", "encryption"}
 
 
 def kept_secrets(layout: Layout) -> Secrets:
@@ -50,8 +52,8 @@ def kept_secrets(layout: Layout) -> Secrets:
     """
     try:
         kept = json.loads(layout.secrets.read_text())
-        if isinstance(kept, dict) and set(_NAMES) - set(kept) == _LATER:
-            return _keep(layout, kept | _make(_LATER))
+        if isinstance(kept, dict) and (missing := set(_NAMES) - set(kept)) and missing <= _LATER:
+            return _keep(layout, kept | _make(missing))
         return Secrets(**kept)
     except FileNotFoundError:
         if any(layout.data.glob("*/*")):
@@ -92,6 +94,8 @@ def environment(layout: Layout, ports: Ports, made: Secrets) -> dict[str, str]:
         "DASH_S3_BUCKET": "dash",
         "DASH_S3_ACCESS_KEY": made.s3_access_key,
         "DASH_S3_SECRET_KEY": made.s3_secret_key,
+        # 32 bytes, as AES-256 wants them.
+        "DASH_ENCRYPTION_KEYS": json.dumps({"local": base64.b64encode(made.encryption.encode()).decode()}),
         "DASH_DAGSTER_URL": f"http://127.0.0.1:{ports['webserver']}",
         "DASH_CODE_INGESTION_HOST": "127.0.0.1",
         "DASH_CODE_INGESTION_PORT": str(ports["code-ingestion"]),

@@ -9,16 +9,21 @@ others get `Conflict`. AWS S3 and SeaweedFS both hold to that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.settings import Settings
+from dash_pipeline.storage.encryption import Key
 
 _CONNECT_S, _READ_S, _ATTEMPTS = 3, 10, 2
 _ABSENT = frozenset({"NoSuchKey", "404"})
+_DELETED_AT_ONCE = 1000
+# Larger objects are moved in parts of this size, so many at a time.
+_PART, _PARTS_AT_ONCE = 16 << 20, 2
 _UNCHANGED = frozenset({"NotModified", "304"})
 # 409 is AWS's answer to two conditional writes at the same moment; 404 is its answer to If-Match on a deleted object.
 _NOT_AS_EXPECTED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
@@ -46,15 +51,15 @@ class Bucket:
     name: str
     where: str
 
-    def get(self, key: str) -> bytes | None:
-        """The object's content; None when there is no such object."""
-        found = self.read(key)
+    def get(self, key: str, seal: Key | None = None) -> bytes | None:
+        """The object's content; None when there is no such object. `seal`: the key it is encrypted with."""
+        found = self.read(key, seal=seal)
         return found.data if found else None
 
-    def read(self, key: str, known: Object | None = None) -> Object | None:
+    def read(self, key: str, known: Object | None = None, seal: Key | None = None) -> Object | None:
         """The object; None when there is none. It is `known` itself, and nothing is sent, when that is still it."""
-        condition = {"IfNoneMatch": known.etag} if known else {}
-        with self._errors(key):
+        condition = ({"IfNoneMatch": known.etag} if known else {}) | _sealed(seal)
+        with self._errors(key, seal):
             try:
                 answer = self.client.get_object(Bucket=self.name, Key=key, **condition)
             except self.client.exceptions.ClientError as error:
@@ -66,7 +71,9 @@ class Bucket:
             with answer["Body"] as body:
                 return Object(body.read(), answer["ETag"])
 
-    def put(self, key: str, data: bytes, *, new: bool = False, replaces: str | None = None) -> None:
+    def put(
+        self, key: str, data: bytes, *, new: bool = False, replaces: str | None = None, seal: Key | None = None
+    ) -> None:
         """Write an object. Raises Conflict when it is to be `new` and there is one, and when it `replaces` one with
         this tag and another one is there; nothing is written then.
 
@@ -75,11 +82,41 @@ class Bucket:
         condition = {"IfNoneMatch": "*"} if new else {"IfMatch": replaces} if replaces else {}
         with self._errors(key):
             try:
-                self.client.put_object(Bucket=self.name, Key=key, Body=data, **condition)
+                self.client.put_object(Bucket=self.name, Key=key, Body=data, **condition, **_sealed(seal))
             except self.client.exceptions.ClientError as error:
                 if condition and _code(error) in _NOT_AS_EXPECTED | _ABSENT:
                     raise Conflict(f"s3: {self.name}/{key}: somebody else has written it meanwhile") from None
                 raise
+
+    def upload(self, file: Path, key: str, seal: Key | None = None) -> None:
+        """Write an object from a file, a large one in parts; there is none until all of it is there."""
+        with file.open("rb") as content, self._errors(key, seal):
+            self.client.upload_fileobj(content, self.name, key, ExtraArgs=_sealed(seal), Config=_transfer())
+
+    def download(self, key: str, file: Path, seal: Key | None = None) -> None:
+        """Write an object's content to a file. Raises DashError when there is no such object."""
+        with file.open("wb") as content, self._errors(key, seal):
+            self.client.download_fileobj(self.name, key, content, ExtraArgs=_sealed(seal), Config=_transfer())
+
+    def copy(self, key: str, to: str, seal: Key | None = None, reseal: Key | None = None) -> None:
+        """Copy an object of up to 5 GB within the store; `seal`: what it is encrypted with, `reseal`: what the copy
+        is."""
+        source = {"Bucket": self.name, "Key": key}
+        with self._errors(key, seal):
+            self.client.copy_object(
+                Bucket=self.name, Key=to, CopySource=source, **_sealed(reseal), **(seal.source() if seal else {})
+            )
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that are not there already are no error."""
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            some = keys[start : start + _DELETED_AT_ONCE]
+            with self._errors(some[0]):
+                answer = self.client.delete_objects(
+                    Bucket=self.name, Delete={"Objects": [{"Key": key} for key in some], "Quiet": True}
+                )
+            if failed := answer.get("Errors"):
+                raise Unavailable(f"s3: {self.name}/{failed[0]['Key']}: not deleted: {failed[0].get('Code')}")
 
     def keys(self, prefix: str) -> list[str]:
         """The keys that begin so, in order."""
@@ -88,7 +125,7 @@ class Bucket:
             return sorted(found["Key"] for page in pages for found in page.get("Contents", ()))
 
     @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
+    def _errors(self, key: str, seal: Key | None = None) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
         place = f"s3: {self.name}/{key}"
@@ -103,6 +140,8 @@ class Bucket:
                     f"s3: {self.where} has no bucket {self.name}; make it, or set DASH_S3_BUCKET"
                 ) from error
             hint = "; check DASH_S3_ACCESS_KEY and DASH_S3_SECRET_KEY" if status in (401, 403) else ""
+            if seal and status in (400, 403):
+                hint += f", and that {seal.name} in DASH_ENCRYPTION_KEYS is the key it was written with"
             raise DashError(f"{place}: {self.where} refuses: {code}{hint}") from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise DashError(f"{place}: no key; set DASH_S3_ACCESS_KEY and DASH_S3_SECRET_KEY, or AWS's own") from error
@@ -135,6 +174,16 @@ def bucket(settings: Settings, name: str = "") -> Bucket:
         ),
     )
     return Bucket(client, name or settings.s3_bucket, settings.s3_endpoint or f"AWS S3 in {settings.s3_region}")
+
+
+def _sealed(seal: Key | None) -> dict[str, Any]:
+    return seal.request() if seal else {}
+
+
+def _transfer() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, max_concurrency=_PARTS_AT_ONCE)
 
 
 def _code(error: Any) -> str:
