@@ -32,6 +32,11 @@ class QuoteToken(_Frozen):
     decimals: int = Field(ge=0, le=77, description="10**-decimals is the smallest unit")
     stable: bool = Field(description="one unit is about one US dollar")
 
+    @property
+    def contract(self) -> bytes:
+        """The address as the tables have it."""
+        return bytes.fromhex(self.address[2:])
+
 
 class Factories(_Frozen):
     """Contracts that make pools, by the interface those pools have."""
@@ -54,7 +59,7 @@ class Chain(_Frozen):
     @property
     def quotes(self) -> list[bytes]:
         """The contracts of the quote tokens, the preferred first."""
-        return [bytes.fromhex(token.address[2:]) for token in self.quote_tokens]
+        return [token.contract for token in self.quote_tokens]
 
 
 def load_chains(path: Path | None = None) -> dict[str, Chain]:

@@ -86,13 +86,13 @@ def demo(stack: Stack, progress: Progress, say: Callable[[str], None], timeout_s
     """
     settings = stack.settings()
     say("waiting for the first champions")
-    _wait_for_champions(settings, timeout_s)
+    _wait(lambda: _untrained(settings), timeout_s)
     report = replay(settings, [RECORDED], CHAIN, rate=RATE, wait_s=timeout_s, progress=progress)
     with connect(settings) as conn:
         say("waiting for the search indexes")
-        _wait_for_index(conn, timeout_s)
+        _wait(lambda: _unindexed(conn), timeout_s)
         say("waiting for the prediction engine")
-        _wait_for_engine(settings, conn, timeout_s)
+        _wait(lambda: _unreacted(settings, conn), timeout_s)
         return _outcome(stack, settings, conn, report)
 
 
@@ -117,43 +117,38 @@ def live_demo(stack: Stack, say: Callable[[str], None]) -> LiveReport:
             return live(settings, url, chain, from_block=0, tell=tell, say=say)
 
 
-def _wait_for_index(conn: psycopg.Connection[Any], timeout_s: float) -> None:
+def _wait(lacking: Callable[[], str], timeout_s: float) -> None:
+    """Until nothing is lacking; raises Unavailable with what `lacking` says is."""
     deadline = time.monotonic() + timeout_s
-    while True:
-        pending = _count(conn, "ops.search_outbox WHERE chain = %s", CHAIN)
-        if not pending:
-            return
+    while text := lacking():
         if time.monotonic() > deadline:
-            raise Unavailable(f"the search indexes are {pending} micro-batches behind after {timeout_s:g} s")
+            raise Unavailable(f"{text}; waited {timeout_s:g} s")
         time.sleep(_POLL_S)
 
 
-def _wait_for_champions(settings: Settings, timeout_s: float) -> None:
+def _unindexed(conn: psycopg.Connection[Any]) -> str:
+    pending = _count(conn, "ops.search_outbox WHERE chain = %s", CHAIN)
+    return f"the search indexes are {pending} micro-batches behind" if pending else ""
+
+
+def _untrained(settings: Settings) -> str:
     """The training sensor trains what has no champion; the sample that comes with the project is enough."""
-    registry, deadline = Registry(settings), time.monotonic() + timeout_s
-    while missing := [model for model in _TRAINED_ON_SAMPLES if registry.champion(model) is None]:
-        if time.monotonic() > deadline:
-            raise Unavailable(
-                f"no champion of {', '.join(missing)} after {timeout_s:g} s; see {settings.dagster_url}/runs"
-            )
-        time.sleep(_POLL_S)
+    registry = Registry(settings)
+    lacking = [model for model in _TRAINED_ON_SAMPLES if registry.champion(model) is None]
+    return f"no champion of {', '.join(lacking)}; see {settings.dagster_url}/runs" if lacking else ""
 
 
-def _wait_for_engine(settings: Settings, conn: psycopg.Connection[Any], timeout_s: float) -> None:
-    """Until every anomaly is published, and the engine has read them all and indexed the alerts."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        unpublished = _count(conn, "intel.anomalies WHERE chain = %s AND published_revision < revision", CHAIN)
-        unread = missing(end_offsets(settings, [ANOMALIES]), committed_offsets(conn))
-        unindexed = _count(conn, "intel.alerts WHERE chain = %s AND indexed_revision < revision", CHAIN)
-        if not (unpublished or unread or unindexed):
-            return
-        if time.monotonic() > deadline:
-            raise Unavailable(
-                f"the prediction engine is behind after {timeout_s:g} s: {unpublished} anomalies are not published,"
-                f" {unread.total()} not read, {unindexed} alerts not indexed"
-            )
-        time.sleep(_POLL_S)
+def _unreacted(settings: Settings, conn: psycopg.Connection[Any]) -> str:
+    """Every anomaly is to be published, and the engine to have read them all and indexed the alerts."""
+    unpublished = _count(conn, "intel.anomalies WHERE chain = %s AND published_revision < revision", CHAIN)
+    unread = missing(end_offsets(settings, [ANOMALIES]), committed_offsets(conn)).total()
+    unindexed = _count(conn, "intel.alerts WHERE chain = %s AND indexed_revision < revision", CHAIN)
+    if not (unpublished or unread or unindexed):
+        return ""
+    return (
+        f"the prediction engine is behind: {unpublished} anomalies are not published, {unread} not read,"
+        f" {unindexed} alerts not indexed"
+    )
 
 
 def rug_pulls() -> list[str]:

@@ -26,7 +26,7 @@ import typer
 import zstandard
 
 from dash_pipeline import children
-from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.errors import DashError, Unavailable, run_script
 from dash_pipeline.feed.exporter import Exporter, ensure_exporter, opt_dir
 from dash_pipeline.feed.node import head_of
 from dash_pipeline.topics import TYPES
@@ -187,8 +187,4 @@ def live_command(context: typer.Context, port: int = 8545) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except DashError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(app)

@@ -16,7 +16,6 @@ from dagster import (
     SkipReason,
     sensor,
 )
-from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG
 
 from assets.intelligence.engine import ENGINE, PREDICT
 from dash_pipeline.errors import DashError
@@ -25,12 +24,10 @@ from dash_pipeline.topics import ANOMALIES
 from resources.kafka import KafkaResource
 from resources.timescale import TimescaleResource
 from sensors.anomalies_decision import Seen, decide
-from sensors.runs import live, rest
+from sensors.runs import live, rest, run_tags
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-
-_GRACE_S = 300
 
 
 def anomaly_sensor(job: "UnresolvedAssetJobDefinition") -> SensorDefinition:
@@ -62,10 +59,7 @@ def anomaly_sensor(job: "UnresolvedAssetJobDefinition") -> SensorDefinition:
         config = {"partitions": partitions, "idle_timeout_s": values.idle_timeout_s, "max_run_s": values.max_run_s}
         return RunRequest(
             run_config={"ops": {ENGINE: {"config": config}}},
-            tags={
-                MAX_RETRIES_TAG: "0",  # this sensor is the retry
-                MAX_RUNTIME_SECONDS_TAG: str(int(values.max_run_s) + _GRACE_S),
-            },
+            tags=run_tags(values.max_run_s),
         )
 
     return evaluate

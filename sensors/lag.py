@@ -24,7 +24,6 @@ from dagster import (
     SkipReason,
     sensor,
 )
-from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG
 
 from assets.ingestion.ingest import drain_name
 from assets.jobs import ingest_name
@@ -37,7 +36,7 @@ from dash_pipeline.topics import TYPES, Partition, chain_topics, topic_name
 from resources.kafka import KafkaResource
 from resources.timescale import TimescaleResource
 from sensors.lag_decision import Policy, Seen, decide, to_observe
-from sensors.runs import LIVE_STATUSES, rest
+from sensors.runs import LIVE_STATUSES, rest, run_tags
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -50,8 +49,6 @@ PARTITIONS_TAG = "dash/partitions"
 LIMITS_TAG = "dash/limits"
 
 OBSERVE_EVERY_S = 60.0
-# How long a run may take beyond its own limit before run monitoring ends it: start, last commits, checks.
-_GRACE_S = 300
 
 
 def lag_sensor(chains: Mapping[str, Chain], jobs: "Sequence[UnresolvedAssetJobDefinition]") -> SensorDefinition:
@@ -111,9 +108,8 @@ def run_request(lane: Lane, values: Settings) -> RunRequest:
             LANE_TAG: lane.name,
             PARTITIONS_TAG: lane.to_tag(),
             LIMITS_TAG: f"idle {values.idle_timeout_s:g} s, run {values.max_run_s:g} s",
-            MAX_RETRIES_TAG: "0",  # this sensor is the retry
-            MAX_RUNTIME_SECONDS_TAG: str(int(values.max_run_s) + _GRACE_S),
-        },
+        }
+        | run_tags(values.max_run_s),
     )
 
 

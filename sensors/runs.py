@@ -1,6 +1,7 @@
 """What sensors ask Dagster about the runs they started.
 
-Belongs here: reading runs, and how long to wait after failures. Does not belong here: any one sensor's decision.
+Belongs here: reading runs, their common tags, and how long to wait after failures. Does not belong here: any one
+sensor's decision.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import time
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG
 
 # Not Dagster's IN_PROGRESS_RUN_STATUSES: those leave out the runs that wait in the queue.
 LIVE_STATUSES = [status for status in DagsterRunStatus if status not in FINISHED_STATUSES]
@@ -17,6 +19,13 @@ FIRST_REST_S = 5.0
 LONGEST_REST_S = 300.0
 # Failures in a row that are counted; with more, a job rests as long as it may anyway.
 _FAILURES = 8
+# How long a run may take beyond its own limit before run monitoring ends it: start, last commits, checks.
+_GRACE_S = 300
+
+
+def run_tags(max_run_s: float) -> dict[str, str]:
+    """The tags of a run that ends by itself after so many seconds, and that its sensor starts again if it fails."""
+    return {MAX_RETRIES_TAG: "0", MAX_RUNTIME_SECONDS_TAG: str(int(max_run_s) + _GRACE_S)}
 
 
 def live(instance: DagsterInstance, job: str) -> int:

@@ -24,12 +24,9 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from dash_pipeline.anomalies.gate import candidates
 from dash_pipeline.anomalies.rules import Levels, Rules
 from dash_pipeline.anomalies.states import Bools, Floats, Ints, States, states
 from dash_pipeline.anomalies.windows import Pairs, first_crossings, highest, median
-
-__all__ = ["FOUND", "candidates", "detect"]
 
 #: What `detect` gives.
 FOUND: dict[str, Any] = {

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import psycopg
 from confluent_kafka import Producer
 
-from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.errors import DashError, Unavailable, first_line
 from dash_pipeline.kafka import confluent_options
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import anomalies as store
@@ -75,9 +75,11 @@ class Announcer:
             try:
                 while published := self.publish():
                     self._take(published)
+                    if len(published) < _AT_ONCE:
+                        break
                 pause = _PAUSE_S
             except (DashError, psycopg.Error) as error:
-                log.warning("%s: anomalies wait: %s", self._chain, (str(error).strip() or repr(error)).splitlines()[0])
+                log.warning("%s: anomalies wait: %s", self._chain, first_line(error))
                 self._disconnect()
                 self._stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -18,7 +18,8 @@ from typing import Any
 
 import polars as pl
 
-from dash_pipeline.anomalies.detect import candidates, detect
+from dash_pipeline.anomalies.detect import detect
+from dash_pipeline.anomalies.gate import candidates
 from dash_pipeline.anomalies.rules import Rules
 from dash_pipeline.storage import anomalies as store
 from dash_pipeline.storage.timescale import Connection
@@ -52,9 +53,7 @@ class Detector:
             return 0
         touched = touched.filter(pl.col("pool").is_in(list(suspects)))
         pools = store.window_pools(conn, self.chain, list(suspects), self.quotes)
-        events = store.window_events(
-            conn, self.chain, touched, pools, self.rules.lookback_s, ahead_s=self.rules.lookback_s
-        )
+        events = store.window_events(conn, self.chain, touched, pools, self.rules.lookback_s)
         lows = dict(touched.select("pool", "lo").iter_rows())
         found = detect(events, pools, self.rules, lows).iter_rows(named=True)
         rows = [self._row(row) for row in found if row["ts"] >= lows[row["pool"]]]

@@ -23,7 +23,7 @@ import psycopg
 from confluent_kafka import Consumer
 
 from dash_pipeline.chains import load_chains
-from dash_pipeline.errors import Unavailable
+from dash_pipeline.errors import Unavailable, first_line
 from dash_pipeline.microbatch import consume
 from dash_pipeline.microbatch.announce import Announcer
 from dash_pipeline.microbatch.commit import Committed, Part, Rules, commit, decode_batch
@@ -157,7 +157,7 @@ class _Run:
                 self._drain()
                 break
             except (Unavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
-                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                line = first_line(error)
                 self.failing_since = self.failing_since or time.monotonic()
                 if time.monotonic() - self.failing_since > self.settings.retry_for_s:
                     raise Unavailable(f"{line} (tried for {self.settings.retry_for_s:g} s; nothing is lost)") from error

@@ -14,7 +14,6 @@ ethereum-etl prints them, and `labels.json`. Rows are computed by the functions 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 import polars as pl
 import typer
 
-from dash_pipeline.errors import DashError
+from dash_pipeline.errors import DashError, run_script
 from dash_pipeline.events import abi
 from dash_pipeline.events.decode import decode
 from dash_pipeline.feed.files import SUFFIXES, read_lines
@@ -257,8 +256,4 @@ def main(model: str, out: Path, folders: list[Path], every_s: int = 300, before:
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except DashError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(app)

@@ -18,7 +18,7 @@ import psycopg
 from dash_pipeline.alerts.deliver import deliver
 from dash_pipeline.alerts.rules import Policy
 from dash_pipeline.chains import load_chains
-from dash_pipeline.errors import DashError
+from dash_pipeline.errors import DashError, first_line
 from dash_pipeline.models.champions import Champions
 from dash_pipeline.predictions.react import react
 from dash_pipeline.settings import Settings
@@ -78,7 +78,7 @@ class DirectAlerts:
                 deliver(conn, self._policy)
             except Exception as error:
                 foreseen = isinstance(error, DashError | psycopg.Error)
-                text = (str(error).strip() or repr(error)).splitlines()[0]
+                text = first_line(error)
                 log.warning("alerts are left to the prediction engine: %s", text, exc_info=not foreseen)
                 if conn is not None:
                     conn.close()

@@ -21,7 +21,7 @@ from confluent_kafka import Consumer
 from dash_pipeline.alerts.deliver import deliver
 from dash_pipeline.alerts.rules import Policy
 from dash_pipeline.chains import load_chains
-from dash_pipeline.errors import Unavailable
+from dash_pipeline.errors import Unavailable, first_line
 from dash_pipeline.microbatch import consume
 from dash_pipeline.microbatch.lanes import Lane, lane
 from dash_pipeline.models.champions import Champions
@@ -92,7 +92,7 @@ def run_engine(
                     run.loop(limits, started)
                 break
             except (Unavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
-                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                line = first_line(error)
                 if failing_since is None or outcome.messages > done_before:
                     failing_since, pause = time.monotonic(), _PAUSE_S
                 if time.monotonic() - failing_since > settings.retry_for_s:

@@ -144,9 +144,8 @@ def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: 
 
 
 def window_pools(conn: Connection, chain: str, pools: Sequence[bytes], quotes: Sequence[bytes]) -> pl.DataFrame:
-    """The pools (POOLS) with their tokens and who got the first shares in the creating transaction,
-    null where that was not seen. `quotes`: quote tokens, preferred
-    ones first."""
+    """The pools (POOLS) with their tokens and who got the first shares in the creating transaction, null where that
+    was not seen. `quotes`: quote tokens, preferred ones first."""
     rows = conn.execute(
         "SELECT DISTINCT ON (p.pool) p.pool, c.protocol, c.token0, c.token1, t.recipient,"
         " array_position(%(quotes)s::bytea[], c.token0), array_position(%(quotes)s::bytea[], c.token1)"
@@ -169,9 +168,10 @@ def _quote_side(place0: int | None, place1: int | None) -> int | None:
     return int(place0 is None or (place1 is not None and place1 < place0))
 
 
-def window_events(conn: Connection, chain: str, touched: pl.DataFrame, pools: pl.DataFrame, lookback_s: float,
-                  ahead_s: float) -> pl.DataFrame:  # fmt: skip
-    """EVENTS of the touched pools, from `lookback_s` before the first touched event to `ahead_s` behind the last one,
+def window_events(
+    conn: Connection, chain: str, touched: pl.DataFrame, pools: pl.DataFrame, around_s: float
+) -> pl.DataFrame:
+    """EVENTS of the touched pools, from `around_s` before the first touched event to as long behind the last one,
     with the transfers of the pool's own token and those of its base token into and out of the pool; and the last event
     before that which says what was in the pool."""
     base = {row["pool"]: row["token1"] if row["quote"] == 0 else row["token0"] for row in pools.iter_rows(named=True)}
@@ -180,8 +180,8 @@ def window_events(conn: Connection, chain: str, touched: pl.DataFrame, pools: pl
         " reserve0_f, reserve1_f, liquidity::float8, sqrt_price_x96::float8, tick, tick_lower, tick_upper"
     )
     inside = (
-        "e.chain = %(chain)s AND e.ts BETWEEN p.lo - %(back)s * interval '1 second' AND p.hi + %(ahead)s * interval"
-        " '1 second' AND e.ts BETWEEN %(first)s - %(back)s * interval '1 second' AND %(last)s + %(ahead)s * interval"
+        "e.chain = %(chain)s AND e.ts BETWEEN p.lo - %(back)s * interval '1 second' AND p.hi + %(back)s * interval"
+        " '1 second' AND e.ts BETWEEN %(first)s - %(back)s * interval '1 second' AND %(last)s + %(back)s * interval"
         " '1 second'"
     )
     # OFFSET 0: a new day's chunk has no statistics yet, and a planner that takes it for empty reads all of it.
@@ -198,8 +198,7 @@ def window_events(conn: Connection, chain: str, touched: pl.DataFrame, pools: pl
         f"  e WHERE e.pool = p.pool AND e.chain = %(chain)s AND {_STATE}"
         f"  AND e.ts < p.lo - %(back)s * interval '1 second'"
         f"  ORDER BY e.ts DESC, e.block_number DESC, e.log_index DESC LIMIT 1) e",
-        _bounds(touched)
-        | {"chain": chain, "back": lookback_s, "ahead": ahead_s, "base": [base.get(p) for p in touched["pool"]]},
+        _bounds(touched) | {"chain": chain, "back": around_s, "base": [base.get(p) for p in touched["pool"]]},
         binary=True,
         prepare=True,
     ).fetchall()

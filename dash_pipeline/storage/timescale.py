@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.enum import EnumInfo, register_enum
 
-from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.errors import DashError, Unavailable, first_line
 from dash_pipeline.events.reorgs import Block, Outcome, Status
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage.copy import encode
@@ -52,17 +52,13 @@ def connect(settings: Settings) -> Connection:
             application_name="dash-pipeline", options="-c timezone=UTC",
         )  # fmt: skip
     except psycopg.OperationalError as error:
-        raise Unavailable(f"database: {_first_line(error)}") from error
+        raise Unavailable(f"database: {first_line(error)}") from error
     info = EnumInfo.fetch(conn, "ops.block_status")
     if info is None:
         conn.close()
         raise DashError("database: schema `ops` is missing; `dash-pipeline up` or the migrations create it")
     register_enum(info, conn, Status, mapping={status: status.value for status in Status})
     return conn
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # ---------------------------------------------------------------------------------------------- offsets

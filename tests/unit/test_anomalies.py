@@ -13,7 +13,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from dash_pipeline.anomalies.detect import FOUND, candidates, detect
+from dash_pipeline.anomalies.detect import FOUND, detect
+from dash_pipeline.anomalies.gate import candidates
 from dash_pipeline.anomalies.rules import Levels, Rules
 from dash_pipeline.storage.anomalies import EVENTS, POOLS
 from tests.pool_frames import START, Pair, Pool, Range, stats, wallet

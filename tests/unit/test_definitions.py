@@ -123,3 +123,10 @@ def test_a_wrong_setting_is_named_when_a_location_loads(environment: pytest.Monk
     settings.cache_clear()
     with pytest.raises(Exception, match="DASH_KAFKA_BOOTSTRAP: field required"):
         build_defs("ingestion")
+
+
+def test_every_model_of_the_catalogue_has_its_assets() -> None:
+    from assets.intelligence.models import ABOUT
+    from dash_pipeline.models.catalogue import MODELS
+
+    assert list(ABOUT) == list(MODELS)

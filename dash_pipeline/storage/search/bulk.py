@@ -17,7 +17,7 @@ from typing import Any
 from opensearchpy import ConnectionError as NoConnection
 from opensearchpy import OpenSearch, OpenSearchException, TransportError
 
-from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.errors import DashError, Unavailable, first_line
 from dash_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def one_line(error: Exception) -> str:
         return f"no connection ({type(error.info).__name__})"
     if isinstance(error, TransportError):
         return f"{error.status_code} {error.error}"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _read(answer: Any, target: str, documents: int, size: int) -> Written:

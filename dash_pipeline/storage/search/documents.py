@@ -261,14 +261,9 @@ def token_lines(
             "chain": chain,
             "tokens": list(tokens[start : start + _TOKENS_AT_ONCE]),
             "as_of": as_of,
-            "quotes": addresses(quotes),
+            "quotes": [quote.contract for quote in quotes],
             "symbols": [quote.symbol for quote in quotes],
             "decimals": [quote.decimals for quote in quotes],
             "version": version,
         }
         yield from _stream(conn, _TOKEN_LINES, params)
-
-
-def addresses(quotes: Iterable[QuoteToken]) -> list[bytes]:
-    """The quote tokens' addresses as the tables have them."""
-    return [bytes.fromhex(quote.address[2:]) for quote in quotes]

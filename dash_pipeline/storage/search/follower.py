@@ -193,7 +193,7 @@ def _cycle(
         progress.more = len(due) == _DUE_PER_CYCLE
         pools.update(due)
         for some in slices(list(pools), _POOLS_AT_ONCE):
-            tokens.update(rollups.refresh_pool_windows(conn, chain, some, as_of, documents.addresses(quotes)))
+            tokens.update(rollups.refresh_pool_windows(conn, chain, some, as_of, [quote.contract for quote in quotes]))
             rest()
         send(TOKENS_INDEX, documents.token_lines(conn, chain, list(tokens), as_of, quotes, version))
     _finish(conn, ids)

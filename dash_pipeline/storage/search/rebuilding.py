@@ -173,7 +173,9 @@ def _fill_tokens(job: _Job, settings: Settings, progress: ProgressCallback) -> N
         with job.step():
             if as_of := chain_time(job.conn, job.chain):
                 tokens.update(
-                    rollups.refresh_pool_windows(job.conn, job.chain, pools, as_of, documents.addresses(quotes))
+                    rollups.refresh_pool_windows(
+                        job.conn, job.chain, pools, as_of, [quote.contract for quote in quotes]
+                    )
                 )
     for keys in slices(list(tokens), _KEYS_AT_ONCE):
         with job.step() as version:
