@@ -110,6 +110,7 @@ class Settings(BaseSettings):
     alert_give_up_s: float = Field(86_400, gt=0, description="seconds after which an alert nobody takes is given up")
     direct_alerts: bool = Field(True, description="lanes raise alerts themselves, before the prediction engine's run")
 
+    retention_days: float = Field(7, gt=0, description="days of chain time that rows stay hot")
     champion_refresh_s: float = Field(20, gt=0, le=60, description="seconds between looks for a new champion")
     labels: Annotated[dict[str, str], *_JSON] = Field(
         default_factory=dict,

@@ -1,0 +1,123 @@
+"""What the manifest says: objects, and the days that are archived.
+
+Belongs here: rows of ops.archive_manifest, in and out; the retention edge. Does not belong here: objects (`export.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from dash_pipeline.storage.timescale import Connection
+
+# Advisory locks: (class, table's oid). Readers of history hold theirs while they read; a run that takes rows out of the
+# hot table waits for them, because dropping a chunk is seen by transactions that began before.
+_EXPORTS, _SEAM = 0x41524348, 0x5345414D
+
+_COLUMNS = (
+    "object, table_name, chain, date, rows, bytes, sha256, content_hash, schema_version, encryption_key,"
+    " ts_min, ts_max, block_min, block_max"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object of archived rows; times are the rows' own."""
+
+    object: str
+    table: str
+    chain: str
+    date: date
+    rows: int
+    size: int
+    sha256: bytes
+    content_hash: bytes
+    schema_version: int
+    encryption_key: str
+    ts_min: datetime
+    ts_max: datetime
+    block_min: int
+    block_max: int
+
+
+def entries(
+    conn: Connection, table: str | None = None, chain: str | None = None, day: date | None = None
+) -> list[Entry]:
+    """The objects that hold rows now, by table, chain and day; all, or those of one of them."""
+    rows = conn.execute(
+        f"SELECT {_COLUMNS} FROM ops.archive_manifest WHERE replaced_at IS NULL"
+        " AND (%(table)s::text IS NULL OR table_name = %(table)s) AND (%(chain)s::text IS NULL OR chain = %(chain)s)"
+        " AND (%(day)s::date IS NULL OR date = %(day)s) ORDER BY table_name, chain, date, object",
+        {"table": table, "chain": chain, "day": day},
+    ).fetchall()
+    return [Entry(*row) for row in rows]
+
+
+def add(conn: Connection, found: Iterable[Entry], run_id: str) -> None:
+    """List objects."""
+    conn.cursor().executemany(
+        f"INSERT INTO ops.archive_manifest ({_COLUMNS}, run_id) VALUES ({', '.join(['%s'] * 15)})",
+        [(*vars(one).values(), run_id) for one in found],
+    )
+
+
+def replace(conn: Connection, old: Iterable[Entry]) -> None:
+    """These objects hold no rows any more; others do."""
+    conn.execute(
+        "UPDATE ops.archive_manifest SET replaced_at = clock_timestamp() WHERE object = ANY(%s)",
+        ([one.object for one in old],),
+    )
+
+
+def edges(conn: Connection, retention: timedelta, settle_blocks: int, ahead: timedelta) -> dict[str, datetime]:
+    """Chain -> the time (UTC) that lies `retention` before its newest block: days that end by then are archived.
+
+    A block's timestamp is what its producer says. The oldest of the newest `settle_blocks` + 1 blocks counts, and
+    never more than `ahead` of this machine's clock: one block from the year 2100 archives nothing early.
+    """
+    rows = conn.execute(
+        "SELECT c.chain, least(n.newest, clock_timestamp() + %s) - %s FROM ops.chains c CROSS JOIN LATERAL"
+        " (SELECT min(ts) AS newest FROM (SELECT ts FROM chain.blocks b WHERE b.chain = c.chain"
+        "  ORDER BY b.block_number DESC LIMIT %s) b) n WHERE n.newest IS NOT NULL",
+        (ahead, retention, settle_blocks + 1),
+    ).fetchall()
+    return dict(rows)
+
+
+def midnight(day: date) -> datetime:
+    """When a day begins, UTC."""
+    return datetime.combine(day, time(), UTC)
+
+
+@contextmanager
+def exporting(conn: Connection, table: str) -> Iterator[bool]:
+    """Whether this connection alone takes rows of the table out, until the end of the block."""
+    key = (_EXPORTS, f"chain.{table}")
+    (alone,) = conn.execute("SELECT pg_try_advisory_lock(%s, %s::regclass::oid::int4)", key).fetchone() or (False,)
+    try:
+        yield bool(alone)
+    finally:
+        if alone and not conn.closed:
+            conn.execute("SELECT pg_advisory_unlock(%s, %s::regclass::oid::int4)", key)
+
+
+@contextmanager
+def reading(conn: Connection, table: str) -> Iterator[None]:
+    """One state of hot rows and manifest: a transaction in whose snapshot each row is in one of them."""
+    key = (_SEAM, f"chain.{table}")
+    # Before the transaction, whose snapshot must not be older than the lock.
+    conn.execute("SELECT pg_advisory_lock_shared(%s, %s::regclass::oid::int4)", key)
+    try:
+        with conn.transaction():
+            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield
+    finally:
+        if not conn.closed:
+            conn.execute("SELECT pg_advisory_unlock_shared(%s, %s::regclass::oid::int4)", key)
+
+
+def lock_seam(conn: Connection, table: str) -> None:
+    """Wait until nobody reads the table's history; until the transaction's end nobody begins to."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s, %s::regclass::oid::int4)", (_SEAM, f"chain.{table}"))

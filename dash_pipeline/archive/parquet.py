@@ -1,0 +1,93 @@
+"""Frames of the hot tables <-> Parquet objects.
+
+Belongs here: the file's layout, its schema version, and the hash of rows. Does not belong here: where objects lie and
+which rows they hold (`export.py`).
+
+Layout, version 1: zstd; sorted by what is asked for (the token, the pool, the contract) and then by time, so that the
+statistics of a row group rule most of them out; hashes and addresses as fixed-size binary; exact amounts as decimal
+digits, because 2^256-1 has more of them than Parquet's decimals; times in microseconds UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dash_pipeline.storage.tables import TABLES, Table
+
+SCHEMA_VERSION = 1
+
+_SORTED_BY = {
+    "blocks": ("block_number",),
+    "transactions": ("from_address", "ts"),
+    "logs": ("address", "ts"),
+    "token_transfers": ("token_address", "ts"),
+    "pool_events": ("pool", "ts"),
+    "traces": ("to_address", "ts"),
+}
+#: The tables whose rows are archived.
+ARCHIVED: dict[str, Table] = {name: TABLES[name] for name in _SORTED_BY}
+
+# A query for one token reads one row group of an object: large enough to compress, small enough to fetch at once.
+_ROW_GROUP = 32_768
+
+
+def encode(frame: pl.DataFrame, table: Table) -> bytes:
+    """The rows (the table's schema) as a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = frame.select(*table.columns).sort(*_SORTED_BY[table.name], *table.key, nulls_last=True)
+    arrow = rows.to_arrow()
+    schema = pa.schema(
+        [pa.field(name, _arrow_type(rows[name], arrow.schema.field(name).type)) for name in rows.columns]
+    )
+    out = io.BytesIO()
+    pq.write_table(
+        arrow.cast(schema),
+        out,
+        compression="zstd",
+        row_group_size=_ROW_GROUP,
+        write_page_index=True,
+        store_schema=False,
+    )
+    return out.getvalue()
+
+
+def _arrow_type(values: pl.Series, plain: Any) -> Any:
+    """Fixed-size binary where all values have one size."""
+    import pyarrow as pa
+
+    if values.dtype != pl.Binary:
+        return plain
+    sizes = values.bin.size().drop_nulls().unique()
+    return pa.binary(sizes.item()) if len(sizes) == 1 and sizes.item() else pa.binary()
+
+
+def decode(data: bytes, table: Table) -> pl.DataFrame:
+    """The rows of a Parquet file, with the table's schema."""
+    return pl.read_parquet(io.BytesIO(data)).select(pl.col(name).cast(dtype) for name, dtype in table.schema().items())
+
+
+def content_hash(frame: pl.DataFrame, table: Table) -> bytes:
+    """SHA-256 of the rows in the order of their key, by column: which are null, how long the others are, their bytes.
+    The same rows have the same hash whatever order, file or version of a library they come from."""
+    rows = frame.select(*table.columns).sort(*table.key)
+    digest = hashlib.sha256(f"{table.name} {rows.height}".encode())
+    for name, column in table.columns.items():
+        values = rows[name]
+        digest.update(f" {name} {column.type} ".encode())
+        digest.update(np.packbits(values.is_null().to_numpy()).tobytes())
+        present = values.drop_nulls()
+        if present.dtype in (pl.String, pl.Binary):
+            texts = present.cast(pl.Binary)
+            digest.update(texts.bin.size().cast(pl.UInt32).to_numpy().astype("<u4").tobytes())
+            digest.update(b"".join(texts.to_list()))
+        else:
+            numbers = present.to_physical().to_numpy()
+            digest.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+    return digest.digest()

@@ -1,0 +1,66 @@
+"""Retention: which days are no longer hot, and taking them out one by one.
+
+Belongs here: finding the days. Does not belong here: taking one out (`export.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, datetime, timedelta
+
+from dash_pipeline.archive import manifest
+from dash_pipeline.archive.export import DAY, Day, export
+from dash_pipeline.archive.manifest import Entry, midnight
+from dash_pipeline.archive.parquet import ARCHIVED
+from dash_pipeline.settings import Settings
+from dash_pipeline.storage.tables import Table
+from dash_pipeline.storage.timescale import Connection, connect
+
+Done = Callable[[Day, list[Entry]], None]
+
+
+def retain(
+    settings: Settings,
+    run_id: str,
+    tables: Iterable[str] = ARCHIVED,
+    chain: str | None = None,
+    day: date | None = None,
+    done: Done = lambda day, entries: None,
+) -> int:
+    """Archive every day that is older than the retention, or those of one chain or date; returns how many rows.
+
+    `done` is told of each day as soon as its rows are no longer hot. A table that another run is taking rows out of is
+    left to it. Raises Unavailable or Corrupt; the days done before that stay done, and the next call goes on.
+    """
+    rows = 0
+    with connect(settings) as conn:
+        edges = manifest.edges(
+            conn,
+            timedelta(days=settings.retention_days),
+            settings.settle_blocks,
+            timedelta(seconds=settings.wall_clock_gap_s),
+        )
+        for name in tables:
+            with manifest.exporting(conn, name) as alone:
+                for one in due(conn, ARCHIVED[name], edges) if alone else ():
+                    if chain in (None, one.chain) and day in (None, one.date):
+                        entries = export(settings, conn, one, run_id)
+                        done(one, entries)
+                        rows += sum(entry.rows for entry in entries)
+    return rows
+
+
+def due(conn: Connection, table: Table, edges: dict[str, datetime]) -> Iterator[Day]:
+    """The days that have hot rows and end before their chain's edge, the oldest first."""
+    chunks = conn.execute(
+        "SELECT format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks"
+        " WHERE hypertable_schema = 'chain' AND hypertable_name = %s AND range_start < %s ORDER BY range_start",
+        (table.name, max(edges.values(), default=datetime.min)),
+    ).fetchall()
+    for (chunk,) in chunks:
+        days = conn.execute(
+            f"SELECT DISTINCT (ts AT TIME ZONE 'UTC')::date, chain FROM {chunk} ORDER BY 1, 2"
+        ).fetchall()
+        for day, chain in days:
+            if chain in edges and midnight(day) + DAY <= edges[chain]:
+                yield Day(table, chain, day, chunk)

@@ -1,0 +1,209 @@
+"""One history: hot and archived rows of a table as one lazy frame.
+
+Belongs here: reading both as one. Does not belong here: how rows get into the archive (`archive/`).
+
+Each row comes once: the manifest and the hot rows are read in one snapshot, in which a row is in one of them. A message
+that was sent again after its day had been archived is a hot row and an archived one; on days that have both, rows are
+held against each other by their key.
+
+A filter goes down to where the rows are: comparisons with constants rule out objects by what the manifest says of
+them (chain, time, height), row groups by their statistics, and become part of the database's query.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from dash_pipeline.archive import manifest
+from dash_pipeline.archive.manifest import Entry
+from dash_pipeline.archive.parquet import ARCHIVED
+from dash_pipeline.errors import DashError, Unavailable, first_line
+from dash_pipeline.settings import Settings
+from dash_pipeline.storage.encryption import Keyring, keyring
+from dash_pipeline.storage.hot import Hot, reader
+from dash_pipeline.storage.tables import TABLES, Table
+from dash_pipeline.storage.timescale import connect
+
+_SQL = {"Eq": "=", "Gt": ">", "GtEq": ">=", "Lt": "<", "LtEq": "<="}
+_MIRRORED = {"Eq": "Eq", "Gt": "Lt", "GtEq": "LtEq", "Lt": "Gt", "LtEq": "GtEq"}
+# What the manifest knows the least and the greatest of.
+_RANGES = {"ts": ("ts_min", "ts_max"), "block_number": ("block_min", "block_max")}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A comparison of a column with a constant, as a filter has it: polars' name of the operator."""
+
+    column: str
+    op: str
+    value: Any
+
+
+def history(settings: Settings, table: str) -> pl.LazyFrame:
+    """All rows of a table of schema `chain`, hot and archived, with the table's schema; nothing is read before the
+    frame is collected, and then only what its filters leave.
+
+    Collecting raises Unavailable when a server does not answer, DashError when an object is gone or its key is unknown.
+    """
+    if table not in TABLES:
+        raise DashError(f"history: no table {table}; there are {', '.join(TABLES)}")
+    described = TABLES[table]
+
+    def read(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        columns = with_columns or list(described.columns)
+        left = n_rows
+        for frame in _frames(settings, described, columns, predicate):
+            part = frame.select(columns) if left is None else frame.select(columns).head(left)
+            left = None if left is None else left - part.height
+            yield part
+            if left == 0:
+                return
+
+    return register_io_source(read, schema=described.schema(), validate_schema=True, is_pure=False)
+
+
+def bounds(predicate: pl.Expr | None) -> list[Bound]:
+    """The comparisons of a column with a constant that must all hold where `predicate` does; what else it asks is left
+    out."""
+    if predicate is None:
+        return []
+    node = json.loads(predicate.meta.serialize(format="json"))
+    if not isinstance(node, dict) or not isinstance(binary := node.get("BinaryExpr"), dict):
+        return []
+    right, left = predicate.meta.pop()
+    if binary["op"] == "And":
+        return bounds(left) + bounds(right)
+    if binary["op"] not in _MIRRORED:
+        return []
+    for column, constant, op in ((left, right, binary["op"]), (right, left, _MIRRORED[binary["op"]])):
+        if column.meta.is_column() and not constant.meta.root_names():
+            value = pl.select(constant).item()
+            return [] if value is None else [Bound(column.meta.output_name(), op, value)]
+    return []
+
+
+def possible(entry: Entry, asked: Sequence[Bound]) -> bool:
+    """Whether the object may hold rows for which all of this holds."""
+    for bound in asked:
+        if bound.column == "chain":
+            if bound.op == "Eq" and entry.chain != bound.value:
+                return False
+        elif bound.column in _RANGES:
+            least, greatest = (getattr(entry, name) for name in _RANGES[bound.column])
+            value = bound.value
+            if (
+                (bound.op in ("Eq", "Gt", "GtEq") and (greatest < value or (bound.op == "Gt" and greatest == value)))
+                or (bound.op in ("Eq", "Lt", "LtEq") and (least > value or (bound.op == "Lt" and least == value)))
+            ):  # fmt: skip
+                return False
+    return True
+
+
+def _frames(
+    settings: Settings, table: Table, columns: Sequence[str], predicate: pl.Expr | None
+) -> Iterator[pl.DataFrame]:
+    """The rows, in frames: days that are in one place as they come, then those that are in both, each row once."""
+    asked = bounds(predicate)
+    needed = [name for name in table.columns if name in {*columns, *table.key}]
+    if predicate is not None:
+        needed = [name for name in table.columns if name in {*needed, *predicate.meta.root_names()}]
+    with connect(settings) as conn, manifest.reading(conn, table.name):
+        ring = keyring(settings)
+        listed = manifest.entries(conn, table.name) if table.name in ARCHIVED else []
+        entries = [one for one in listed if possible(one, asked)]
+        row = conn.execute("SELECT pg_export_snapshot()").fetchone()
+        assert row
+        with reader(settings, row[0]) as hot:
+            found = _hot(hot, table, needed, asked)
+        if predicate is not None:
+            found = found.filter(predicate)
+        both = _days(entries).join(_day(found).unique(), on=["chain", "date"], how="semi")
+        twice = set(both.iter_rows())
+        whole = [one for one in entries if (one.chain, one.date) not in twice]
+        parts = [one for one in entries if (one.chain, one.date) in twice]
+        # Within the lock: an object that is replaced meanwhile is not deleted before its readers are done.
+        if not twice:
+            yield found
+        else:
+            yield found.join(both, left_on=["chain", _DATE], right_on=["chain", "date"], how="anti")
+            late = found.join(both, left_on=["chain", _DATE], right_on=["chain", "date"], how="semi")
+            archived = pl.concat(_archived(settings, ring, parts, table, needed, predicate))
+            yield pl.concat([archived, late.select(archived.columns)]).unique(list(table.key), keep="any")
+        yield from _archived(settings, ring, whole, table, needed, predicate)
+
+
+_DATE = pl.col("ts").dt.date()
+
+
+def _days(entries: Sequence[Entry]) -> pl.DataFrame:
+    days = {(one.chain, one.date) for one in entries}
+    return pl.DataFrame(list(days), {"chain": pl.String, "date": pl.Date}, orient="row")
+
+
+def _day(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select("chain", _DATE.alias("date"))
+
+
+def _hot(hot: Hot, table: Table, columns: Sequence[str], asked: Sequence[Bound]) -> pl.DataFrame:
+    known = [one for one in asked if one.column in table.columns and isinstance(one.value, str | bytes | int | datetime)
+             and table.columns[one.column].type in _COMPARED]  # fmt: skip
+    where = " AND ".join(f"{one.column} {_SQL[one.op]} ${n}" for n, one in enumerate(known, 1))
+    return hot.rows(table, where or "true", [one.value for one in known], columns)
+
+
+# Types that PostgreSQL and polars order alike; texts only by bytes, which the database's locale C.UTF-8 does.
+_COMPARED = frozenset({"bytea", "int8", "int4", "timestamptz", "text"})
+
+
+def _archived(
+    settings: Settings,
+    ring: Keyring,
+    entries: Sequence[Entry],
+    table: Table,
+    columns: Sequence[str],
+    predicate: pl.Expr | None,
+) -> Iterator[pl.DataFrame]:
+    """The rows of objects, a frame for each encryption key and layout."""
+    schema = table.schema()
+    for version, name in sorted({(one.schema_version, one.encryption_key) for one in entries}):
+        keys = [one.object for one in entries if (one.schema_version, one.encryption_key) == (version, name)]
+        scan = pl.scan_parquet(
+            [f"s3://{settings.s3_bucket}/{key}" for key in keys],
+            storage_options=_storage(settings, ring, name),
+            hive_partitioning=False,
+        )
+        if predicate is not None:
+            scan = scan.filter(predicate)
+        try:
+            yield scan.select(pl.col(column).cast(schema[column]) for column in columns).collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            text = first_line(error)
+            raise Unavailable(
+                f"archive: {table.name}: objects cannot be read: {text}; `dash-pipeline archive check` names them"
+            ) from error
+
+
+def _storage(settings: Settings, ring: Keyring, name: str) -> dict[str, str]:
+    """How polars reaches the objects that are encrypted with the key of this name."""
+    secret, key = settings.s3_secret_key, ring.named(name)
+    options = {
+        "aws_region": settings.s3_region,
+        "aws_endpoint_url": settings.s3_endpoint,
+        "aws_allow_http": "true",
+        "aws_virtual_hosted_style_request": "false",
+        "aws_access_key_id": settings.s3_access_key,
+        "aws_secret_access_key": secret.get_secret_value() if secret else None,
+        "aws_server_side_encryption": "sse-c" if key else None,
+        "aws_sse_customer_key_base64": base64.b64encode(key.secret).decode() if key else None,
+    }
+    return {option: value for option, value in options.items() if value is not None}

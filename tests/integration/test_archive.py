@@ -1,0 +1,174 @@
+"""Seven days hot, everything kept, on the real database and the real S3: each row is exactly once in history."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from dash_pipeline.archive import manifest
+from dash_pipeline.archive.manifest import midnight
+from dash_pipeline.archive.parquet import ARCHIVED
+from dash_pipeline.archive.retain import retain
+from dash_pipeline.settings import Settings
+from dash_pipeline.storage import s3
+from dash_pipeline.storage import timescale as db
+from dash_pipeline.storage.history import history
+from dash_pipeline.storage.migrate import upgrade
+from dash_pipeline.storage.tables import BLOCKS, TABLES, TOKEN_TRANSFERS, Table
+from tests.days import FIRST, assert_once, day_rows, hot, insert, set_tip
+
+Made = Callable[..., pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def migrated(database: Settings) -> Settings:
+    upgrade(database)
+    return database
+
+
+@pytest.fixture
+def conn(migrated: Settings) -> Iterator[db.Connection]:
+    with db.connect(migrated) as conn:
+        conn.execute("TRUNCATE ops.archive_manifest, ops.chains")
+        for table in ARCHIVED:
+            conn.execute(f"TRUNCATE chain.{table}")
+        yield conn
+
+
+@pytest.fixture
+def chain(unique: Callable[[str], str]) -> str:
+    """Objects lie by chain: a name of its own keeps tests apart in the one bucket."""
+    return unique("c")
+
+
+def at(day: int, hours: float = 0) -> datetime:
+    return midnight(FIRST + timedelta(days=day)) + timedelta(hours=hours)
+
+
+def fill(conn: db.Connection, table: Table, chain: str, days: range, count: int = 50) -> list[pl.DataFrame]:
+    rng = random.Random(f"{table.name} {days}")
+    frames = [day_rows(rng, table, chain, day, count) for day in days]
+    insert(conn, table, *frames)
+    return frames
+
+
+def archived_days(conn: db.Connection, chain: str) -> set[date]:
+    return {entry.date for entry in manifest.entries(conn, chain=chain)}
+
+
+@pytest.mark.parametrize("table", ARCHIVED.values(), ids=lambda table: table.name)
+def test_days_beyond_seven_are_archived_and_each_row_is_there_once(
+    conn: db.Connection, migrated: Settings, chain: str, table: Table
+) -> None:
+    rows = fill(conn, table, chain, range(10))
+    tip = set_tip(conn, chain, at(9, 12))
+    assert_once(migrated, table, [*rows, *([tip] if table is BLOCKS else [])])
+    assert retain(migrated, "run", [table.name]) == 100
+    assert archived_days(conn, chain) == {FIRST, FIRST + timedelta(days=1)}
+    assert hot(conn, table, chain) == 400 + (len(tip) if table is BLOCKS else 0)
+    assert_once(migrated, table, [*rows, *([tip] if table is BLOCKS else [])])
+
+
+def test_a_second_time_there_is_nothing_to_do(conn: db.Connection, migrated: Settings, chain: str) -> None:
+    fill(conn, TOKEN_TRANSFERS, chain, range(9))
+    set_tip(conn, chain, at(9, 1))
+    assert retain(migrated, "run", ["token_transfers"]) == 100
+    before = manifest.entries(conn)
+    assert retain(migrated, "run", ["token_transfers"]) == 0
+    assert manifest.entries(conn) == before
+
+
+def test_chunks_are_dropped_and_rows_of_a_younger_chain_in_them_stay(
+    conn: db.Connection, migrated: Settings, chain: str, unique: Callable[[str], str]
+) -> None:
+    """Both chains have rows of the same days; one is at day 12, the other still at day 3."""
+    other = unique("o")
+    rows, others = (fill(conn, TOKEN_TRANSFERS, name, range(3)) for name in (chain, other))
+    set_tip(conn, chain, at(12))
+    set_tip(conn, other, at(3))
+    retain(migrated, "run", ["token_transfers"])
+    assert (hot(conn, TOKEN_TRANSFERS, chain), hot(conn, TOKEN_TRANSFERS, other)) == (0, 150)
+    assert_once(migrated, TOKEN_TRANSFERS, [*rows, *others])
+    set_tip(conn, other, at(12))
+    retain(migrated, "run", ["token_transfers"])
+    assert hot(conn, TOKEN_TRANSFERS, other) == 0
+    assert conn.execute("SELECT show_chunks('chain.token_transfers')").fetchall() == []
+    assert_once(migrated, TOKEN_TRANSFERS, [*rows, *others])
+
+
+def test_late_rows_become_a_further_object_and_replayed_ones_do_not(
+    conn: db.Connection, migrated: Settings, chain: str
+) -> None:
+    (first,) = fill(conn, TOKEN_TRANSFERS, chain, range(1))
+    set_tip(conn, chain, at(9))
+    retain(migrated, "run", ["token_transfers"])
+    late = day_rows(random.Random(11), TOKEN_TRANSFERS, chain, 0, 20)
+    insert(conn, TOKEN_TRANSFERS, late, first.head(30))
+    assert hot(conn, TOKEN_TRANSFERS, chain) == 50
+    assert_once(migrated, TOKEN_TRANSFERS, [first, late])
+    assert retain(migrated, "run", ["token_transfers"]) == 20
+    assert hot(conn, TOKEN_TRANSFERS, chain) == 0
+    assert sorted(entry.rows for entry in manifest.entries(conn, chain=chain)) == [20, 50]
+    assert_once(migrated, TOKEN_TRANSFERS, [first, late])
+    insert(conn, TOKEN_TRANSFERS, first)
+    assert retain(migrated, "run", ["token_transfers"]) == 0
+    assert_once(migrated, TOKEN_TRANSFERS, [first, late])
+
+
+def test_objects_are_encrypted_and_the_manifest_is_true(conn: db.Connection, migrated: Settings, chain: str) -> None:
+    (rows,) = fill(conn, TOKEN_TRANSFERS, chain, range(1))
+    set_tip(conn, chain, at(9))
+    retain(migrated, "run", ["token_transfers"])
+    (entry,) = manifest.entries(conn, chain=chain)
+    assert entry.encryption_key == "local"
+    assert (entry.rows, entry.ts_min, entry.ts_max) == (50, rows["ts"].min(), rows["ts"].max())
+    assert (entry.block_min, entry.block_max) == (rows["block_number"].min(), rows["block_number"].max())
+    with pytest.raises(Exception, match="refuses"):
+        s3.bucket(migrated).get(entry.object)
+
+
+def test_one_block_from_the_future_archives_nothing_early(conn: db.Connection, migrated: Settings, chain: str) -> None:
+    fill(conn, TOKEN_TRANSFERS, chain, range(3))
+    set_tip(conn, chain, at(3))
+    future = set_tip(conn, chain, datetime(2099, 1, 1, tzinfo=at(0).tzinfo), blocks=1)
+    assert future["block_number"].item() > at(3).timestamp()
+    assert retain(migrated, "run", ["token_transfers"]) == 0
+    assert hot(conn, TOKEN_TRANSFERS, chain) == 150
+
+
+def test_a_chain_nobody_has_seen_a_block_of_is_left_alone(conn: db.Connection, migrated: Settings, chain: str) -> None:
+    fill(conn, TOKEN_TRANSFERS, chain, range(3))
+    assert retain(migrated, "run", ["token_transfers"]) == 0
+
+
+def test_a_filter_reads_only_what_it_needs(conn: db.Connection, migrated: Settings, chain: str) -> None:
+    rows = pl.concat(fill(conn, TOKEN_TRANSFERS, chain, range(10)))
+    set_tip(conn, chain, at(9, 12))
+    retain(migrated, "run", ["token_transfers"])
+    frame = history(migrated, "token_transfers").filter(pl.col("chain") == chain)
+    token = rows["token_address"][70]
+    for predicate in (
+        pl.col("ts") >= at(8),
+        (pl.col("ts") >= at(1)) & (pl.col("ts") < at(3)),
+        pl.col("token_address") == token,
+        (pl.col("token_address") == token) & (pl.lit(at(1)) <= pl.col("ts")),
+        pl.col("value_f") > 1e20,
+        pl.col("value_f").is_in([0.0, 1.5]) | (pl.col("block_number") < 0),
+    ):
+        want = rows.filter(predicate).sort(*TOKEN_TRANSFERS.key)
+        found = frame.filter(predicate).collect().sort(*TOKEN_TRANSFERS.key)
+        assert found["tx_hash"].to_list() == want["tx_hash"].to_list(), predicate
+    assert frame.select("value_f").head(7).collect().shape == (7, 1)
+    assert frame.select(pl.len()).collect().item() == rows.height
+    sums = frame.group_by("token_address").agg(pl.len()).collect()
+    assert sums["len"].sum() == rows.height
+
+
+def test_tables_that_are_never_archived_have_a_history_too(conn: db.Connection, migrated: Settings, chain: str) -> None:
+    made = day_rows(random.Random(1), TABLES["pools"], chain, 0, 5)
+    insert(conn, TABLES["pools"], made)
+    assert_once(migrated, TABLES["pools"], [made])
