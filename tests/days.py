@@ -11,7 +11,7 @@ import polars as pl
 from dash_pipeline.archive.manifest import midnight
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
-from dash_pipeline.storage.history import history
+from dash_pipeline.storage.history import collect, history
 from dash_pipeline.storage.tables import BLOCKS, Table
 from tests import rows
 
@@ -63,7 +63,7 @@ def assert_once(settings: Settings, table: Table, expected: Iterable[pl.DataFram
     """History has exactly these rows of their chains, each once, with every value as it was."""
     want = pl.concat(expected).sort(*table.key)
     chains = want["chain"].unique().to_list()
-    found = history(settings, table.name).filter(pl.col("chain").is_in(chains)).collect().sort(*table.key)
+    found = collect(history(settings, table.name).filter(pl.col("chain").is_in(chains))).sort(*table.key)
     assert found.height == want.height
     # PostgreSQL writes JSON in its own way.
     plain = [name for name, column in table.columns.items() if column.type != "jsonb"]

@@ -54,12 +54,12 @@ class _ChangedError(Exception):
 
 @dataclass(frozen=True)
 class Day:
-    """A chain's rows of a table on one day (UTC), and the chunk that holds them."""
+    """A chain's rows of a table on one day (UTC), and the chunk that holds them while they are hot."""
 
     table: Table
     chain: str
     date: date
-    chunk: str
+    chunk: str = ""
 
     @property
     def folder(self) -> str:

@@ -51,7 +51,8 @@ def history(settings: Settings, table: str) -> pl.LazyFrame:
     """All rows of a table of schema `chain`, hot and archived, with the table's schema; nothing is read before the
     frame is collected, and then only what its filters leave.
 
-    Collecting raises Unavailable when a server does not answer, DashError when an object is gone or its key is unknown.
+    `collect()` reads it, and raises Unavailable when a server does not answer or an object cannot be read, DashError
+    when the settings lack an object's key.
     """
     if table not in TABLES:
         raise DashError(f"history: no table {table}; there are {', '.join(TABLES)}")
@@ -70,6 +71,18 @@ def history(settings: Settings, table: str) -> pl.LazyFrame:
                 return
 
     return register_io_source(read, schema=described.schema(), validate_schema=True, is_pure=False)
+
+
+def collect(frame: pl.LazyFrame) -> pl.DataFrame:
+    """Collect a frame made of histories; what went wrong while reading them is raised as what it is."""
+    try:
+        return frame.collect()
+    except pl.exceptions.ComputeError as error:
+        for kind in (Unavailable, DashError):
+            _, found, text = str(error).partition(f"exception: {kind.__name__}: ")
+            if found:
+                raise kind(text) from error
+        raise
 
 
 def bounds(predicate: pl.Expr | None) -> list[Bound]:
