@@ -62,6 +62,13 @@ class Settings(BaseSettings):
     opensearch_ca_file: Path | None = None
     opensearch_shards: int = Field(1, ge=1, le=1024, description="of a transactions index, from its next rebuild on")
 
+    opensearch_repository: str = Field(
+        "", description="a snapshot repository that the cluster has; without it one in the bucket is registered"
+    )
+    opensearch_snapshot_encryption: Literal["AES256", "aws:kms", "bucket_default"] = Field(
+        "AES256", description="with which of the store's own keys its snapshots are encrypted"
+    )
+
     s3_endpoint: str | None = None
     s3_region: str = "us-east-1"
     s3_bucket: str = "dash"

@@ -10,7 +10,7 @@ others get `Conflict`. AWS S3 and SeaweedFS both hold to that.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ class Bucket:
                 if _code(error) in _UNCHANGED:
                     return known
                 raise
-            with answer["Body"] as body:
+            # The body's own `with` hands out the raw stream, which checks no checksum and knows no errors of botocore.
+            with closing(answer["Body"]) as body:
                 return Object(body.read(), answer["ETag"])
 
     def put(
@@ -126,7 +127,13 @@ class Bucket:
 
     @contextmanager
     def _errors(self, key: str, seal: Key | None = None) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            FlexibleChecksumError,
+            NoCredentialsError,
+            PartialCredentialsError,
+        )
 
         place = f"s3: {self.name}/{key}"
         try:
@@ -145,6 +152,10 @@ class Bucket:
             raise DashError(f"{place}: {self.where} refuses: {code}{hint}") from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise DashError(f"{place}: no key; set DASH_S3_ACCESS_KEY and DASH_S3_SECRET_KEY, or AWS's own") from error
+        except FlexibleChecksumError as error:
+            raise DashError(
+                f"{place}: what {self.where} sends is not what was stored (checksum); it is damaged there or on its way"
+            ) from error
         except (BotoCoreError, OSError) as error:
             # The text would name addresses and counters that differ each time.
             raise Unavailable(f"{place}: no connection to {self.where} ({type(error).__name__})") from error
