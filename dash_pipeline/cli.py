@@ -415,6 +415,91 @@ def models_evaluate(
         out.print(show.metrics_table(found))
 
 
+archive_app = typer.Typer(no_args_is_help=True, help="Rows on S3: what is there, and its care.")
+app.add_typer(archive_app, name="archive")
+
+
+@archive_app.command("list")
+def archive_list(chain: Annotated[str, typer.Option(help="Only this chain.")] = "", json: JsonOption = False) -> None:
+    """Show which days of which tables are archived."""
+    from dash_pipeline.archive import show
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage.timescale import connect
+
+    with connect(load_settings()) as conn:
+        found = show.days(conn, chain or None)
+    if json:
+        out.print_json(data=found)
+    else:
+        out.print(show.days_table(found) if found else "nothing is archived yet")
+
+
+@archive_app.command("run")
+def archive_run(chain: Annotated[str, typer.Option(help="Only this chain.")] = "") -> None:
+    """Archive what is older than DASH_RETENTION_DAYS, now."""
+    from dash_pipeline.archive.retain import retain
+    from dash_pipeline.settings import load_settings
+
+    rows = retain(
+        load_settings(),
+        "by hand",
+        chain=chain or None,
+        done=lambda day, entries: err.print(
+            f"{day.folder}: {sum(one.rows for one in entries):,} rows", highlight=False, soft_wrap=True
+        ),
+    )
+    out.print(f"{rows:,} rows archived", highlight=False)
+
+
+@archive_app.command("check")
+def archive_check(
+    table: Annotated[str, typer.Option(help="Only this table.")] = "",
+    chain: Annotated[str, typer.Option(help="Only this chain.")] = "",
+) -> None:
+    """Read every object again and compare it with what was written. Exit code 2 when one is not the same."""
+    from dash_pipeline.archive.check import check
+    from dash_pipeline.settings import load_settings
+
+    found = check(load_settings(), table or None, chain or None)
+    out.print(f"{found.objects:,} objects, {found.rows:,} rows, {found.size / 1e6:,.1f} MB are right", highlight=False)
+    if found.wrong:
+        raise DashError("\n".join(found.wrong))
+
+
+@archive_app.command("compact")
+def archive_compact() -> None:
+    """Merge the small objects of each day."""
+    from dash_pipeline.archive.rewrite import compact
+    from dash_pipeline.settings import load_settings
+
+    out.print(f"{compact(load_settings(), 'by hand'):,} objects fewer", highlight=False)
+
+
+@archive_app.command("rotate")
+def archive_rotate() -> None:
+    """Encrypt every object with the first key of DASH_ENCRYPTION_KEYS; the other keys can go afterwards."""
+    from dash_pipeline.archive.rewrite import rotate
+    from dash_pipeline.settings import load_settings
+
+    out.print(f"{rotate(load_settings(), 'by hand'):,} objects encrypted anew", highlight=False)
+
+
+@app.command("query")
+def query_command(sql: Annotated[str, typer.Argument(metavar="SQL")], json: JsonOption = False) -> None:
+    """Ask hot and archived rows together, in SQL: tables blocks, transactions, logs, token_transfers ..."""
+    import polars as pl
+
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage.query import query
+
+    found = query(load_settings(), sql)
+    if json:
+        print(found.write_json())
+    else:
+        with pl.Config(tbl_rows=100, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_dataframe_shape=True):
+            print(found)
+
+
 def main() -> None:
     """Run the command line; a DashError becomes its one line and its exit code."""
     try:

@@ -5,7 +5,7 @@ Belongs here: finding the days. Does not belong here: taking one out (`export.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import date, datetime, timedelta
 
 from dash_pipeline.archive import manifest
@@ -24,10 +24,10 @@ def retain(
     run_id: str,
     tables: Iterable[str] = ARCHIVED,
     chain: str | None = None,
-    day: date | None = None,
+    days: Container[date] | None = None,
     done: Done = lambda day, entries: None,
 ) -> int:
-    """Archive every day that is older than the retention, or those of one chain or date; returns how many rows.
+    """Archive every day that is older than the retention, or those of one chain or of some dates; returns how many rows.
 
     `done` is told of each day as soon as its rows are no longer hot. A table that another run is taking rows out of is
     left to it. Raises Unavailable or Corrupt; the days done before that stay done, and the next call goes on.
@@ -43,7 +43,7 @@ def retain(
         for name in tables:
             with manifest.exporting(conn, name) as alone:
                 for one in due(conn, ARCHIVED[name], edges) if alone else ():
-                    if chain in (None, one.chain) and day in (None, one.date):
+                    if chain in (None, one.chain) and (days is None or one.date in days):
                         entries = export(settings, conn, one, run_id)
                         done(one, entries)
                         rows += sum(entry.rows for entry in entries)

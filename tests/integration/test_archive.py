@@ -13,11 +13,13 @@ from dash_pipeline.archive import manifest
 from dash_pipeline.archive.manifest import midnight
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.archive.retain import retain
+from dash_pipeline.errors import DashError
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import s3
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.history import history
 from dash_pipeline.storage.migrate import upgrade
+from dash_pipeline.storage.query import query
 from dash_pipeline.storage.tables import BLOCKS, TABLES, TOKEN_TRANSFERS, Table
 from tests.days import FIRST, assert_once, day_rows, hot, insert, set_tip
 
@@ -172,3 +174,27 @@ def test_tables_that_are_never_archived_have_a_history_too(conn: db.Connection, 
     made = day_rows(random.Random(1), TABLES["pools"], chain, 0, 5)
     insert(conn, TABLES["pools"], made)
     assert_once(migrated, TABLES["pools"], [made])
+
+
+def test_sql_over_hot_and_archived_rows(conn: db.Connection, migrated: Settings, chain: str) -> None:
+    rows = pl.concat(fill(conn, TOKEN_TRANSFERS, chain, range(10)))
+    set_tip(conn, chain, at(9, 12))
+    retain(migrated, "run", ["token_transfers"])
+    (count,) = query(migrated, f"SELECT count(*) AS n FROM token_transfers WHERE chain = '{chain}'")["n"]
+    assert count == rows.height
+    token = rows["token_address"][3].hex()
+    found = query(
+        migrated,
+        "SELECT tx_hash, token_address FROM token_transfers"
+        f" WHERE token_address = '0x{token}' AND ts >= '2025-03-01' AND ts < '2025-03-02' AND chain = '{chain}'",
+    )
+    assert found.rows() == [(f"0x{rows['tx_hash'][3].hex()}", f"0x{token}")]
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT nothing FROM token_transfers", "SELECT 1 FROM nowhere", "SELEC 1", "SELECT 1 FROM logs WHERE"]
+)
+def test_what_is_no_query_is_one_line(migrated: Settings, sql: str) -> None:
+    with pytest.raises(DashError, match=r"^query: ") as error:
+        query(migrated, sql)
+    assert "\n" not in str(error.value)
