@@ -11,7 +11,7 @@ stands still at each, readable, so that what is compared is that state and no ot
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -33,6 +33,9 @@ from dash_pipeline.backups.server import PrivateServer, Target, private_server
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import s3
 
+#: What else a drill puts back and compares: its name, and what returns a line for each difference.
+OTHERS: Mapping[str, Callable[[Settings], Sequence[str]]] = {}
+
 _PATIENCE_S = 3600.0
 
 
@@ -41,7 +44,7 @@ class Drill(msgspec.Struct, frozen=True):
 
     `rto_s`: from the start to a server that can be written to, without the time that comparing took. `rpo_s`: had the
     database's disk died when the drill began, the commits of so many last seconds would have been lost. `compared`: how
-    many tables were, each at `positions`. `differences` is empty when all is well.
+    many tables were, each at one of `positions`. `differences` has a line for each, and is empty when all is well.
     """
 
     at: str
@@ -51,12 +54,12 @@ class Drill(msgspec.Struct, frozen=True):
     tables: int
     rows: int
     positions: tuple[str, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[str, ...]
     seconds: float
 
     @property
     def good(self) -> bool:
-        """Whether every table was what it should be."""
+        """Whether everything was what it should be."""
         return not self.differences
 
 
@@ -90,10 +93,12 @@ def drill(
         finally:
             server.stop()
     seconds = time.monotonic() - began
+    others = [f"{name}: {line}" for name, one in OTHERS.items() for line in one(settings)]
     return Drill(
         at=at.isoformat(), backup=backup.name, rto_s=round(seconds - counted_s - compared_s, 3),
         rpo_s=round(rpo_s, 3), tables=sum(len(point.tables) for point in expected), rows=rows(expected),
-        positions=tuple(f"{point.database} {point.lsn}" for point in expected), differences=tuple(differences),
+        positions=tuple(f"{point.database} {point.lsn}" for point in expected),
+        differences=(*map(str, differences), *others),
         seconds=round(seconds, 3),
     )  # fmt: skip
 

@@ -42,10 +42,10 @@ _PATIENCE_S = 4 * 3600.0
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """A server on restored data: where it is, from which backup, its newest commit (UTC, ISO 8601), how long it took
-    from the call to its first answer as a database that can be written to."""
+    """Restored data: the cluster's folder, the server on it (`port` and `pid` are 0 when it was stopped), from which
+    backup it is, its newest commit (UTC, ISO 8601), how long it took from the call to the server's first answer as a
+    database that can be written to."""
 
-    folder: str
     data: str
     port: int
     pid: int
@@ -53,6 +53,15 @@ class Restored(msgspec.Struct, frozen=True):
     backup: str
     newest_commit: str
     seconds: float
+
+
+def moment(text: str) -> datetime:
+    """A time as a person writes it: ISO 8601, UTC unless it says otherwise. Raises DashError when it is none."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise DashError(f"--to: {text} is not a time such as 2026-11-25T14:00 or 2026-11-25T15:00+01:00") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def choose(there: Sequence[Backup], at: datetime | None) -> Backup:
@@ -132,9 +141,11 @@ def restore(
     into: Path | None = None,
     port: int = 0,
     say: Say = lambda _: None,
+    *,
+    stopped: bool = False,
 ) -> Restored:
     """Restore the cluster as it was at a moment (aware; without one: everything there is) into an empty folder, and
-    start a server on it that stays.
+    start a server on it that stays, unless it is to be `stopped`, for the cluster's folder to be moved.
 
     Raises DashError when the moment cannot be reached, something of the backup is gone, damaged or under a key that the
     settings do not have; the folder is deleted then.
@@ -161,10 +172,11 @@ def restore(
         raise
     assert server.process is not None
     newest = row[0].astimezone(UTC).isoformat() if row and row[0] else ""
-    return Restored(
-        str(folder), str(server.data), server.port, server.process.pid, tuple(names), backup.name, newest,
-        round(time.monotonic() - began, 3),
-    )  # fmt: skip
+    seconds = round(time.monotonic() - began, 3)
+    if stopped:
+        server.stop()
+    port, pid = (0, 0) if stopped else (server.port, server.process.pid)
+    return Restored(str(server.data), port, pid, tuple(names), backup.name, newest, seconds)
 
 
 def _said(at: datetime | None) -> str:

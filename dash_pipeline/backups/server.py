@@ -23,7 +23,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +185,7 @@ class PrivateServer:
                 conn = None
             if time.monotonic() > until:
                 raise Unavailable(f"the restored server is not there after {patience_s:.0f} s; see {self.log}")
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def problem(self) -> DashError:
         """Why it ended, in a line."""
@@ -194,15 +193,17 @@ class PrivateServer:
         ours = [line for line in text.splitlines() if line.startswith("dash-pipeline: ")]
         if "recovery ended before configured recovery target was reached" in text:
             found = _LOG_TIME.findall(text)
-            newest = f"the newest commit that is kept is of {found[-1]} UTC" if found else "nothing after it is kept"
-            return DashError(f"the archive ends before that time: {newest}; without --to all there is is restored")
+            newest = f"the newest is of {found[-1]} UTC" if found else "there is none since the backup"
+            return DashError(f"no commit after that time is archived ({newest}); without --to all there is is restored")
         if "requested recovery stop point is before consistent recovery point" in text:
             return DashError(
                 "that time is before the end of the oldest backup; `dash-pipeline backup --list` says which"
             )
         if "could not restore file" in text and ours:
             return DashError(ours[-1].removeprefix("dash-pipeline: "))
+        asked = ("starting up", "not yet accepting", "shutting down")
         fatal = [line for line in text.splitlines() if "FATAL:" in line or "PANIC:" in line]
+        fatal = [line for line in fatal if not any(word in line for word in asked)]
         said = fatal[-1].rpartition("FATAL:")[2].strip() if fatal else "no word"
         return DashError(f"the restored server ended: {said} (log: {self.log})")
 
@@ -231,8 +232,3 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 def _quoted(value: object) -> str:
     return str(value).replace("'", "''")
-
-
-def addresses(server: PrivateServer, databases: Sequence[str]) -> list[str]:
-    """Where its databases are, for who has a password there."""
-    return [f"postgresql://127.0.0.1:{server.port}/{name}" for name in databases]

@@ -212,10 +212,20 @@ def _write(file: Path, data: bytes) -> None:
     draft.replace(file)
 
 
+_WAITING = """
+SELECT w.count, extract(epoch FROM clock_timestamp() - w.oldest)::float8,
+  CASE WHEN a.last_failed_time > coalesce(a.last_archived_time, '-infinity') THEN a.last_failed_wal END,
+  extract(epoch FROM clock_timestamp() - coalesce(a.last_archived_time, pg_postmaster_start_time()))::float8,
+  (SELECT setting::float8 FROM pg_settings WHERE name = 'archive_timeout')
+FROM pg_stat_archiver a,
+  (SELECT count(*), min(modification) AS oldest FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') w
+"""
+
+
 @dataclass(frozen=True)
 class Waiting:
     """What the database has not archived yet: how many segments, since when the oldest waits (s), the last failure
-    that no success followed, and of how many last seconds (`loss_s`) commits would be gone with the disk."""
+    that no success followed, and of how many last seconds at most (`loss_s`) commits would be gone with the disk."""
 
     segments: int
     oldest_s: float
@@ -225,15 +235,12 @@ class Waiting:
 
 def waiting(conn: Connection) -> Waiting:
     """What waits, as seen by a role with pg_monitor."""
-    row = conn.execute(
-        "SELECT (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'),"
-        " (SELECT extract(epoch FROM clock_timestamp() - min(modification))::float8 FROM pg_ls_archive_statusdir()"
-        "  WHERE name LIKE '%.ready'),"
-        " CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') THEN last_failed_wal END,"
-        " extract(epoch FROM clock_timestamp() - last_archived_time)::float8 FROM pg_stat_archiver"
-    ).fetchone()
+    row = conn.execute(_WAITING).fetchone()
     assert row is not None
-    return Waiting(row[0], row[1] or 0.0, row[2] or "", row[3])
+    segments, oldest_s, failing, archived_s, timeout_s = row
+    # While nothing waits, a commit that is older than archive_timeout is in a segment that was closed for it.
+    loss_s = archived_s if segments or not timeout_s else min(archived_s, timeout_s)
+    return Waiting(segments, oldest_s or 0.0, failing or "", loss_s)
 
 
 def main(arguments: Sequence[str]) -> int:

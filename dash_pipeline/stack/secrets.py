@@ -104,6 +104,8 @@ def environment(layout: Layout, ports: Ports, made: Secrets) -> dict[str, str]:
         "DASH_ALERT_SECRET": made.alerts,
         "DASH_CODE_INTELLIGENCE_HOST": "127.0.0.1",
         "DASH_CODE_INTELLIGENCE_PORT": str(ports["code-intelligence"]),
+        "DASH_CODE_LIFECYCLE_HOST": "127.0.0.1",
+        "DASH_CODE_LIFECYCLE_PORT": str(ports["code-lifecycle"]),
         "DASH_CODE_MARTS_HOST": "127.0.0.1",
         "DASH_CODE_MARTS_PORT": str(ports["code-marts"]),
         "DAGSTER_HOME": str(layout.dagster),

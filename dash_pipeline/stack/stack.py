@@ -97,6 +97,8 @@ class Stack:
             # Runs end while they can still say so in the database.
             self.supervisor.stop(*self._known(DAGSTER))
             progress.say("stores", "stopping")
+            # The database archives the end of its log as it stops, for which S3 must be there.
+            self.supervisor.stop(*self._known([SERVERS["timescale"]]))
             self.supervisor.stop(*self._known(STORES))
             self.supervisor.shutdown()
         self._end_leftovers()
