@@ -6,6 +6,7 @@ Does not belong here: the work; each command calls one function.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -195,6 +196,77 @@ def demo(
         it.show(outcome, out)
     if not outcome.agrees:
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    full: Annotated[bool, typer.Option("--full", help="A full one, whatever there is.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Take none; show what there is.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Back up the database to S3: what changed since the last backup, or all of it once a week."""
+    from dash_pipeline.backups import database, show
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import s3
+
+    settings = load_settings()
+    if list_:
+        found = database.backups(s3.bucket(settings))
+    else:
+        _end_in_good_order()
+        found = [database.take(settings, full=full, say=_say)]
+        database.prune(settings)
+    if json:
+        out.print_json(data=show.as_json(found))
+    else:
+        out.print(show.backups_table(found))
+
+
+@app.command()
+def drill(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Restore the newest backup beside the database and compare every table. Exit code 1 if one differs."""
+    from dash_pipeline.backups import drill as it
+    from dash_pipeline.backups import show
+    from dash_pipeline.settings import load_settings
+
+    _end_in_good_order()
+    found = it.drill(load_settings(), _say)
+    if json:
+        out.print_json(data=show.as_json(found))
+    else:
+        out.print(show.drill_text(found), highlight=False, soft_wrap=True)
+    if not found.good:
+        raise typer.Exit(1)
+
+
+@app.command()
+def restore(
+    to: Annotated[str, typer.Option(metavar="TIME", help="UTC, as in 2026-11-25T14:00; without it all there is.")] = "",
+    into: Annotated[Path | None, typer.Option(help="An empty folder; the stack's own without it.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The server's port; a free one without it.")] = 0,
+    stopped: Annotated[bool, typer.Option("--stopped", help="Stop the server: its folder is to be moved.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Restore the database as it was at a moment into a folder, and start a server on it."""
+    from dash_pipeline.backups import restore as it
+    from dash_pipeline.backups import show
+    from dash_pipeline.settings import load_settings
+
+    _end_in_good_order()
+    found = it.restore(load_settings(), it.moment(to) if to else None, into, port, _say, stopped=stopped)
+    if json:
+        out.print_json(data=show.as_json(found))
+    else:
+        out.print(show.restored_text(found), highlight=False, soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    err.print(text, highlight=False, soft_wrap=True)
+
+
+def _end_in_good_order() -> None:
+    """SIGTERM ends us as Ctrl-C does: what was begun is cleaned up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 search_app = typer.Typer(no_args_is_help=True, help="Ask the search indexes, or build them again.")

@@ -84,6 +84,22 @@ def _intelligence() -> dict[str, Any]:
     }
 
 
+def _lifecycle() -> dict[str, Any]:
+    from assets.lifecycle.backups import backup_assets, backup_job, drill_job, waiting_check, waiting_job
+    from resources.backups import BackupsResource
+    from sensors.schedules import daily_backup, hourly_waiting, weekly_drill
+
+    backup, drill, waiting = backup_job(), drill_job(), waiting_job()
+    return {
+        "assets": backup_assets(),
+        "asset_checks": [waiting_check()],
+        "jobs": [backup, drill, waiting],
+        "schedules": [daily_backup(backup), weekly_drill(drill), hourly_waiting(waiting)],
+        "sensors": [],
+        "resources": {"backups": BackupsResource()},
+    }
+
+
 def _marts() -> dict[str, Any]:
     from assets.keys import ANALYTICS
     from assets.marts.views import view_assets, view_job
@@ -104,5 +120,6 @@ def _marts() -> dict[str, Any]:
 _LOCATIONS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "ingestion": _ingestion,
     "intelligence": _intelligence,
+    "lifecycle": _lifecycle,
     "marts": _marts,
 }

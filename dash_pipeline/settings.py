@@ -80,6 +80,20 @@ class Settings(BaseSettings):
         description="name -> AES-256 key in base64 for archives and backups; the first encrypts, the others still read",
     )
 
+    backup_dsn: SecretStr | None = Field(
+        None,
+        description="postgresql://user:password@host:port/db of a role with REPLICATION and pg_read_all_data",
+    )
+    pg_bin: Path | None = Field(None, description="folder of PostgreSQL 17's programs, which back up and restore")
+    backup_dir: Path | None = Field(
+        None, description="folder for what is being backed up or restored; it needs the database's room"
+    )
+    backup_full_days: float = Field(7, gt=0, description="days after which a backup is a full one again")
+    backup_daily: int = Field(7, ge=1, description="backups kept: the newest of each of so many days")
+    backup_weekly: int = Field(4, ge=0, description="and the newest of each of so many weeks")
+    archive_timeout_s: int = Field(60, ge=1, description="seconds of commits that may be on the database's disk alone")
+    archive_waiting_s: float = Field(600, gt=0, description="seconds a log segment may wait to be archived")
+
     dagster_url: str = "http://127.0.0.1:3000"
 
     chains_file: Path | None = Field(None, description="a registry that replaces the one in the package")

@@ -41,3 +41,36 @@ def weekly_training(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
         default_status=DefaultScheduleStatus.RUNNING,
         description="Trains a challenger, which replaces the champion only if it is better on the same rows.",
     )
+
+
+def daily_backup(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """A backup a day, before the models are trained; once a week a full one."""
+    return ScheduleDefinition(
+        name="daily_backup",
+        job=job,
+        cron_schedule="11 2 * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Backs up the database, and deletes the backups that are no longer kept.",
+    )
+
+
+def weekly_drill(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """The restore drill, on Sundays: it reads every table twice."""
+    return ScheduleDefinition(
+        name="weekly_drill",
+        job=job,
+        cron_schedule="17 5 * * 0",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Restores the newest backup beside the database and compares every table.",
+    )
+
+
+def hourly_waiting(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """Whether the database's log reaches the bucket."""
+    return ScheduleDefinition(
+        name="hourly_waiting",
+        job=job,
+        cron_schedule="37 * * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Looks at how much of the database's log waits to be archived.",
+    )

@@ -38,19 +38,24 @@ def once(opt: Path, name: str, inputs: Sequence[Path | str], build: Callable[[Pa
 
     Inputs are what the result depends on: files (their content) or texts. Several processes may ask at once.
     """
-    digest = hashlib.sha256()
-    for item in inputs:
-        digest.update(item.read_bytes() if isinstance(item, Path) else item.encode())
-    folder = opt / f"{name}-{digest.hexdigest()[:10]}"
-    complete = folder / ".complete"
+    place = folder(opt, name, inputs)
+    complete = place / ".complete"
     if not complete.exists():
         with _locked(opt / f".{name}.lock"):
             if not complete.exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-                build(folder)
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir(parents=True)
+                build(place)
                 complete.touch()
-    return folder
+    return place
+
+
+def folder(opt: Path, name: str, inputs: Sequence[Path | str]) -> Path:
+    """The folder that `once` fills for these inputs, whether it has done so or not."""
+    digest = hashlib.sha256()
+    for item in inputs:
+        digest.update(item.read_bytes() if isinstance(item, Path) else item.encode())
+    return opt / f"{name}-{digest.hexdigest()[:10]}"
 
 
 def call(

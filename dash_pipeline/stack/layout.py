@@ -43,6 +43,7 @@ PORTS = {
     "code-ingestion": 14001,
     "code-marts": 14002,
     "code-intelligence": 14003,
+    "code-lifecycle": 14004,
 }
 
 

@@ -38,11 +38,12 @@ class Secrets:
     s3_secret_key: str
     alerts: str
     encryption: str
+    timescale_backup: str
 
 
 _NAMES = tuple(field.name for field in fields(Secrets))
 # No server's data depends on these: a stack that was made before there were any gets them now.
-_LATER = {"alerts", "encryption"}
+_LATER = {"alerts", "encryption", "timescale_backup"}
 
 
 def kept_secrets(layout: Layout) -> Secrets:
@@ -86,6 +87,7 @@ def environment(layout: Layout, ports: Ports, made: Secrets) -> dict[str, str]:
         "DASH_KAFKA_USERNAME": "dash",
         "DASH_KAFKA_PASSWORD": made.kafka,
         "DASH_TIMESCALE_DSN": f"postgresql://dash:{made.timescale}@127.0.0.1:{ports['timescale']}/dash",
+        "DASH_BACKUP_DSN": f"postgresql://backup:{made.timescale_backup}@127.0.0.1:{ports['timescale']}/dash",
         "DASH_OPENSEARCH_URL": f"http://127.0.0.1:{ports['opensearch']}",
         "DASH_OPENSEARCH_USERNAME": "dash",
         "DASH_OPENSEARCH_PASSWORD": made.opensearch,
@@ -102,6 +104,8 @@ def environment(layout: Layout, ports: Ports, made: Secrets) -> dict[str, str]:
         "DASH_ALERT_SECRET": made.alerts,
         "DASH_CODE_INTELLIGENCE_HOST": "127.0.0.1",
         "DASH_CODE_INTELLIGENCE_PORT": str(ports["code-intelligence"]),
+        "DASH_CODE_LIFECYCLE_HOST": "127.0.0.1",
+        "DASH_CODE_LIFECYCLE_PORT": str(ports["code-lifecycle"]),
         "DASH_CODE_MARTS_HOST": "127.0.0.1",
         "DASH_CODE_MARTS_PORT": str(ports["code-marts"]),
         "DAGSTER_HOME": str(layout.dagster),

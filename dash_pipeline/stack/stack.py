@@ -32,7 +32,7 @@ from dash_pipeline.stack.progress import Progress, Silent
 from dash_pipeline.stack.secrets import Secrets, environment, kept_secrets, read_env, write_env
 from dash_pipeline.stack.servers import DAGSTER, SERVERS, STORES, NotReadyError, Place, Server
 from dash_pipeline.stack.servers.dagster import CODE_LOCATIONS, code_locations
-from dash_pipeline.stack.servers.timescale import drop_database, make_database, superuser
+from dash_pipeline.stack.servers.timescale import drop_database, make_database, programs, superuser
 from dash_pipeline.stack.supervisor import Supervisor
 
 #: What one word on the command line stands for.
@@ -97,6 +97,8 @@ class Stack:
             # Runs end while they can still say so in the database.
             self.supervisor.stop(*self._known(DAGSTER))
             progress.say("stores", "stopping")
+            # The database archives the end of its log as it stops, for which S3 must be there.
+            self.supervisor.stop(*self._known([SERVERS["timescale"]]))
             self.supervisor.stop(*self._known(STORES))
             self.supervisor.shutdown()
         self._end_leftovers()
@@ -215,7 +217,7 @@ class Stack:
 
     @cached_property
     def _environment(self) -> dict[str, str]:
-        return environment(self.layout, self.ports, self._secrets)
+        return environment(self.layout, self.ports, self._secrets) | {"DASH_PG_BIN": str(programs(self.layout))}
 
     @property
     def _program_environment(self) -> dict[str, str]:

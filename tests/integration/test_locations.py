@@ -81,7 +81,7 @@ def loads(code: Path, location: str) -> bool:
         return [symbol.attribute for symbol in answer.repository_symbols] == ["defs"]
 
 
-@pytest.mark.parametrize("location", ["ingestion", "intelligence", "marts"])
+@pytest.mark.parametrize("location", ["ingestion", "intelligence", "lifecycle", "marts"])
 def test_a_whole_copy_serves_it(copy: Path, location: str) -> None:
     assert loads(copy, location)
 

@@ -21,7 +21,7 @@ from dash_pipeline.storage.tables import TABLES
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 # A registry of one chain keeps the snapshot readable; the parts of every chain are made alike.
 ONE_CHAIN = '[anvil]\ntitle = "Anvil"\nchain_id = 31337\nblock_time_s = 1.0\n'
-LOCATIONS = ["ingestion", "intelligence", "marts"]
+LOCATIONS = ["ingestion", "intelligence", "lifecycle", "marts"]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from dash_pipeline.stack.secrets import write_private
 from dash_pipeline.stack.servers.base import NotReadyError, Place, Server, http_json
 from dash_pipeline.stack.supervisor import Program
 
-CODE_LOCATIONS = ("ingestion", "intelligence", "marts")
+CODE_LOCATIONS = ("ingestion", "intelligence", "lifecycle", "marts")
 
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus
     locationOrLoadError { __typename ... on PythonError { message } } } } } }"""

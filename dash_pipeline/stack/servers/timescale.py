@@ -6,25 +6,22 @@ Belongs here: installation, the cluster, roles and databases. Does not belong he
 from __future__ import annotations
 
 import os
-import pwd
-import stat
-import subprocess
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from dash_pipeline.errors import DashError
 from dash_pipeline.stack import debian, install
 from dash_pipeline.stack.install import Say
-from dash_pipeline.stack.layout import DEPLOYMENT
+from dash_pipeline.stack.layout import DEPLOYMENT, Layout
 from dash_pipeline.stack.secrets import write_private
 from dash_pipeline.stack.servers.base import NotReadyError, Place, Server, render, start_script
 from dash_pipeline.stack.supervisor import Program
+from dash_pipeline.unprivileged import User, unprivileged
 
-_HERE = DEPLOYMENT / "timescale"
+_PACKAGES = DEPLOYMENT / "timescale" / "packages.txt"
 _IN_PREFIX = "usr/lib/postgresql/17/bin"
 _MACHINES = Path("/usr/lib/postgresql/17/bin")
 _EXTENSION = Path("/usr/share/postgresql/17/extension/timescaledb.control")
@@ -40,13 +37,15 @@ class Timescale(Server):
         """The machine's PostgreSQL, or a prefix; a new cluster when there is none."""
         binaries = self._binaries(place, say)
         conf, data, sockets = place.conf(self.name), place.data(self.name), _sockets(place)
-        user = _unprivileged(place.layout.home)
+        user = unprivileged(place.layout.home)
         values = {
             "data": data,
             "conf": conf,
             "sockets": sockets,
             "timescale_port": place.ports["timescale"],
             "shared_buffers": "512MB",
+            "archive_timeout": f"{place.settings.archive_timeout_s}s",
+            "python": sys.executable,
         }
         for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
             render(self.name, name, conf / name, values)
@@ -74,14 +73,18 @@ class Timescale(Server):
             raise NotReadyError(str(error).strip()) from error
 
     def set_up(self, place: Place) -> None:
-        """Roles `dash` and `dagster`, each with a database of its own name; the extension in `dash`."""
+        """Roles `dash` and `dagster`, each with a database of its own name; the extension in `dash`; role `backup`."""
         passwords = {"dash": place.secrets.timescale, "dagster": place.secrets.timescale_dagster}
         with superuser(place) as connection:
             for name, password in passwords.items():
                 _make_role(connection, name, password)
                 make_database(connection, name, owner=name)
+            _make_role(connection, "backup", place.secrets.timescale_backup)
+            # What copying the cluster takes, what comparing it takes, and no right to write anything.
+            connection.execute("ALTER ROLE backup REPLICATION; GRANT pg_read_all_data, pg_monitor TO backup")
         with superuser(place, "dash") as connection:
             connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+            connection.execute("GRANT EXECUTE ON FUNCTION pg_switch_wal TO backup")
 
     def address(self, place: Place, *, secrets: bool = False) -> str:
         """DSN of the platform's database."""
@@ -89,23 +92,21 @@ class Timescale(Server):
         return f"postgresql://dash{password}@127.0.0.1:{place.ports['timescale']}/dash"
 
     def _binaries(self, place: Place, say: Say) -> Path:
-        if chosen := os.environ.get("DASH_PG_BIN"):
-            return Path(chosen)
-        if (_MACHINES / "postgres").exists() and _EXTENSION.exists():
-            return _MACHINES
-        log, packages = place.log(self.name), _HERE / "packages.txt"
+        found = programs(place.layout)
+        if found != _prefix(place.layout) / _IN_PREFIX:
+            return found
+        log = place.log(self.name)
 
         def build(folder: Path) -> None:
             say("fetching Debian packages")
-            names = [line for line in packages.read_text().splitlines() if line and not line.startswith("#")]
+            names = [line for line in _PACKAGES.read_text().splitlines() if line and not line.startswith("#")]
             debian.unpack(names, folder, log)
             say("making the programs independent of this machine's libraries")
             debian.make_self_contained(folder, folder / _IN_PREFIX, log)
 
-        # The programs hold the folder's absolute path.
-        return install.once(place.layout.opt, self.name, [packages, str(place.layout.opt)], build) / _IN_PREFIX
+        return install.once(place.layout.opt, self.name, _inputs(place.layout), build) / _IN_PREFIX
 
-    def _make_cluster(self, place: Place, binaries: Path, user: _User) -> None:
+    def _make_cluster(self, place: Place, binaries: Path, user: User) -> None:
         password = place.conf(self.name) / "password"
         write_private(password, place.secrets.timescale_superuser)
         user.owns(password)
@@ -119,6 +120,25 @@ class Timescale(Server):
             )
         finally:
             password.unlink()
+
+
+def programs(layout: Layout) -> Path:
+    """The folder of PostgreSQL's programs: $DASH_PG_BIN, the machine's, or (whether they are there yet or not) the
+    stack's own."""
+    if chosen := os.environ.get("DASH_PG_BIN"):
+        return Path(chosen)
+    if (_MACHINES / "postgres").exists() and _EXTENSION.exists():
+        return _MACHINES
+    return _prefix(layout) / _IN_PREFIX
+
+
+def _prefix(layout: Layout) -> Path:
+    return install.folder(layout.opt, Timescale.name, _inputs(layout))
+
+
+def _inputs(layout: Layout) -> list[Path | str]:
+    # The programs hold the folder's absolute path.
+    return [_PACKAGES, str(layout.opt)]
 
 
 def superuser(place: Place, database: str = "postgres") -> psycopg.Connection[Any]:
@@ -154,48 +174,3 @@ def _make_role(connection: psycopg.Connection[Any], name: str, password: str) ->
 
 def _sockets(place: Place) -> Path:
     return place.layout.sockets / "pg"
-
-
-@dataclass(frozen=True)
-class _User:
-    """Whom PostgreSQL runs as: it refuses to be root."""
-
-    command: tuple[str, ...] = ()
-    uid: int | None = None
-    gid: int | None = None
-
-    def owns(self, *paths: Path) -> None:
-        """Hand files and folders (with all that is in them) over to this user."""
-        if self.uid is None or self.gid is None:
-            return
-        for path in paths:
-            if path.stat().st_uid != self.uid:
-                for one in [path, *path.rglob("*")]:
-                    os.chown(one, self.uid, self.gid)
-
-
-def _unprivileged(home: Path) -> _User:
-    """This user, unless it is root; then `postgres` or `nobody` where they can reach the stack.
-
-    Where they cannot (a clone under /root), root in a user namespace in which it has another number.
-    """
-    if os.getuid() != 0:
-        return _User()
-    account = next(entry for name in ("postgres", "nobody") for entry in _accounts(name))
-    if all(folder.stat().st_mode & stat.S_IXOTH for folder in (home, *home.parents)):
-        identity = (f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
-        return _User(("setpriv", *identity), account.pw_uid, account.pw_gid)
-    mapped = (f"--map-user={account.pw_uid}", f"--map-group={account.pw_gid}")
-    if subprocess.run(["unshare", "--user", *mapped, "true"], capture_output=True, check=False).returncode != 0:
-        raise DashError(
-            f"PostgreSQL does not run as root, and {account.pw_name} cannot reach {home}: "
-            "set DASH_STACK_DIR to a folder that others may enter"
-        )
-    return _User(("unshare", "--user", *mapped), 0, 0)
-
-
-def _accounts(name: str) -> list[pwd.struct_passwd]:
-    try:
-        return [pwd.getpwnam(name)]
-    except KeyError:
-        return []

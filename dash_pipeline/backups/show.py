@@ -1,0 +1,61 @@
+"""Backups, drills and restores, for people.
+
+Belongs here: tables and sentences. Does not belong here: any of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from dash_pipeline.backups.content import rows
+from dash_pipeline.backups.database import Backup
+from dash_pipeline.backups.drill import Drill
+from dash_pipeline.backups.restore import Restored
+
+
+def backups_table(found: Sequence[Backup]) -> Table:
+    """Every backup, newest first."""
+    table = Table()
+    for name in ("backup", "kind", "on", "restorable from (UTC)", "bytes", "rows", "seconds", "key"):
+        table.add_column(name, no_wrap=name == "backup")
+    for one in reversed(found):
+        table.add_row(
+            one.name, one.kind, one.parent, f"{one.ended:%Y-%m-%d %H:%M:%S}", f"{one.bytes:,}",
+            f"{rows(one.points):,}", f"{one.seconds:.1f}", one.key,
+        )  # fmt: skip
+    return table
+
+
+def as_json(value: Backup | Drill | Restored | Sequence[Backup]) -> Any:
+    """What a program can read."""
+    return msgspec.to_builtins(value)
+
+
+def drill_text(drill: Drill) -> str:
+    """What a drill found."""
+    lines = [
+        f"backup {drill.backup}: {drill.tables} tables, {drill.rows:,} rows compared",
+        f"restored in {drill.rto_s:.1f} s (RTO); at most the last {drill.rpo_s:.0f} s would have been lost (RPO)",
+        *(f"differs: {line}" for line in drill.differences),
+        "every table is what it was" if drill.good else f"{len(drill.differences)} differences",
+    ]
+    return "\n".join(lines)
+
+
+def restored_text(restored: Restored) -> str:
+    """Where the data is, and how to reach and end the server."""
+    head = (
+        f"restored from backup {restored.backup} in {restored.seconds:.1f} s; newest commit:"
+        f" {restored.newest_commit or 'none'}\ndata: {restored.data}"
+    )
+    if not restored.pid:
+        return f"{head}\nthe server is stopped: the folder can be moved"
+    names = ", ".join(restored.databases)
+    return (
+        f"{head}\nserver: 127.0.0.1:{restored.port} (databases: {names}), with the passwords of the real one\n"
+        f"end it: kill -INT {restored.pid}"
+    )
