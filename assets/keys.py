@@ -72,3 +72,8 @@ def model_key(model: str, stage: str) -> AssetKey:
 def backup_key(name: str) -> AssetKey:
     """What is backed up (database, ...), or the drill that proves it."""
     return AssetKey([BACKUPS, name])
+
+
+def archive_key(chain: str, table: str) -> AssetKey:
+    """One chain's rows of a table that are no longer hot."""
+    return AssetKey([chain, f"{table}_archive"])

@@ -85,18 +85,28 @@ def _intelligence() -> dict[str, Any]:
 
 
 def _lifecycle() -> dict[str, Any]:
+    from assets.lifecycle.archive import archive_asset, archive_check_job, archive_checks, archive_jobs
     from assets.lifecycle.backups import backup_assets, backup_job, drill_job, waiting_check, waiting_job
+    from resources.archive import ArchiveResource
     from resources.backups import BackupsResource
-    from sensors.schedules import daily_backup, hourly_waiting, weekly_drill
+    from sensors.retention import retention_sensor
+    from sensors.schedules import daily_archive_check, daily_backup, hourly_waiting, weekly_drill
 
+    chains = load_chains(settings().chains_file).values()
     backup, drill, waiting = backup_job(), drill_job(), waiting_job()
+    archive, archived = archive_jobs(chains), archive_check_job(chains)
     return {
-        "assets": backup_assets(),
-        "asset_checks": [waiting_check()],
-        "jobs": [backup, drill, waiting],
-        "schedules": [daily_backup(backup), weekly_drill(drill), hourly_waiting(waiting)],
-        "sensors": [],
-        "resources": {"backups": BackupsResource()},
+        "assets": [*map(archive_asset, chains), *backup_assets()],
+        "asset_checks": [*(check for chain in chains for check in archive_checks(chain)), waiting_check()],
+        "jobs": [*archive, archived, backup, drill, waiting],
+        "schedules": [
+            daily_archive_check(archived),
+            daily_backup(backup),
+            weekly_drill(drill),
+            hourly_waiting(waiting),
+        ],
+        "sensors": [retention_sensor(chains, archive)],
+        "resources": {"archive": ArchiveResource(), "backups": BackupsResource()},
     }
 
 

@@ -74,3 +74,14 @@ def hourly_waiting(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
         default_status=DefaultScheduleStatus.RUNNING,
         description="Looks at how much of the database's log waits to be archived.",
     )
+
+
+def daily_archive_check(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """The archive, read again once a day."""
+    return ScheduleDefinition(
+        name="daily_archive_check",
+        job=job,
+        cron_schedule="29 2 * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Compares every archived object with what was written, and looks for missing days.",
+    )

@@ -5,7 +5,7 @@ Belongs here: findings, as lines a person can act on. Does not belong here: mend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dash_pipeline.archive import manifest
@@ -54,27 +54,31 @@ def check(settings: Settings, table: str | None = None, chain: str | None = None
     return Report(objects, rows, size, tuple(wrong))
 
 
-def missing_days(conn: Connection) -> list[str]:
-    """`chain date` for each day between a chain's first and last archived one that has blocks in neither place."""
+def missing_days(conn: Connection, chain: str) -> list[str]:
+    """The days between the chain's first and last archived one that have blocks in neither place."""
     rows = conn.execute(
         "WITH days AS (SELECT chain, min(date) AS first, max(date) AS last FROM ops.archive_manifest"
-        "  WHERE table_name = 'blocks' AND replaced_at IS NULL GROUP BY chain)"
+        "  WHERE table_name = 'blocks' AND replaced_at IS NULL AND chain = %s GROUP BY chain)"
         " SELECT d.chain, day::date FROM days d, generate_series(d.first, d.last, interval '1 day') day"
         " WHERE NOT EXISTS (SELECT FROM ops.archive_manifest m WHERE m.chain = d.chain AND m.date = day::date"
         "  AND m.table_name = 'blocks' AND m.replaced_at IS NULL)"
         " AND NOT EXISTS (SELECT FROM chain.blocks b WHERE b.chain = d.chain AND b.ts >= day"
-        "  AND b.ts < day + interval '1 day') ORDER BY 1, 2"
+        "  AND b.ts < day + interval '1 day') ORDER BY 2",
+        (chain,),
     ).fetchall()
-    return [f"{chain} {day}" for chain, day in rows]
+    return [str(day) for _, day in rows]
 
 
-def doubled(conn: Connection) -> Iterator[str]:
-    """Days that are in the archive and have hot rows: late or replayed ones, until the next run takes them out."""
+def doubled(conn: Connection, chain: str) -> list[str]:
+    """`table date` for each of the chain's days that is archived and has hot rows: late or replayed ones, until the
+    next run takes them out."""
+    found: list[str] = []
     for table in ARCHIVED:
         rows = conn.execute(
-            "SELECT DISTINCT m.chain, m.date FROM ops.archive_manifest m WHERE m.table_name = %(table)s"
-            f" AND m.replaced_at IS NULL AND EXISTS (SELECT FROM chain.{table} t WHERE t.chain = m.chain"
-            "  AND t.ts >= m.date AND t.ts < m.date + 1) ORDER BY 1, 2",
-            {"table": table},
+            "SELECT DISTINCT m.date FROM ops.archive_manifest m WHERE m.table_name = %(table)s"
+            f" AND m.chain = %(chain)s AND m.replaced_at IS NULL AND EXISTS (SELECT FROM chain.{table} t"
+            "  WHERE t.chain = m.chain AND t.ts >= m.date AND t.ts < m.date + 1) ORDER BY 1",
+            {"table": table, "chain": chain},
         ).fetchall()
-        yield from (f"{chain} {table} {day}" for chain, day in rows)
+        found += [f"{table} {day}" for (day,) in rows]
+    return found

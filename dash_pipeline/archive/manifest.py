@@ -55,6 +55,17 @@ def entries(
     return [Entry(*row) for row in rows]
 
 
+def sizes(conn: Connection, table: str) -> tuple[int, int, int]:
+    """Bytes of the hot table with its indexes; bytes and rows that are archived. All chains."""
+    row = conn.execute(
+        "SELECT hypertable_size(%s), coalesce(sum(bytes), 0)::int8, coalesce(sum(rows), 0)::int8"
+        " FROM ops.archive_manifest WHERE table_name = %s AND replaced_at IS NULL",
+        (f"chain.{table}", table),
+    ).fetchone()
+    assert row
+    return row[0], row[1], row[2]
+
+
 def add(conn: Connection, found: Iterable[Entry], run_id: str) -> None:
     """List objects."""
     conn.cursor().executemany(

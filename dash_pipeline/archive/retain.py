@@ -27,19 +27,14 @@ def retain(
     days: Container[date] | None = None,
     done: Done = lambda day, entries: None,
 ) -> int:
-    """Archive every day that is older than the retention, or those of one chain or of some dates; returns how many rows.
+    """Archive every day that is older than the retention, or those of one chain or some dates; returns how many rows.
 
     `done` is told of each day as soon as its rows are no longer hot. A table that another run is taking rows out of is
     left to it. Raises Unavailable or Corrupt; the days done before that stay done, and the next call goes on.
     """
     rows = 0
     with connect(settings) as conn:
-        edges = manifest.edges(
-            conn,
-            timedelta(days=settings.retention_days),
-            settings.settle_blocks,
-            timedelta(seconds=settings.wall_clock_gap_s),
-        )
+        edges = _edges(settings, conn)
         for name in tables:
             with manifest.exporting(conn, name) as alone:
                 for one in due(conn, ARCHIVED[name], edges) if alone else ():
@@ -48,6 +43,22 @@ def retain(
                         done(one, entries)
                         rows += sum(entry.rows for entry in entries)
     return rows
+
+
+def all_due(settings: Settings) -> dict[str, list[date]]:
+    """Chain -> its days, in any table, that are to be archived; the oldest first."""
+    found: dict[str, set[date]] = {}
+    with connect(settings) as conn:
+        edges = _edges(settings, conn)
+        for table in ARCHIVED.values():
+            for one in due(conn, table, edges):
+                found.setdefault(one.chain, set()).add(one.date)
+    return {chain: sorted(days) for chain, days in found.items()}
+
+
+def _edges(settings: Settings, conn: Connection) -> dict[str, datetime]:
+    ahead = timedelta(seconds=settings.wall_clock_gap_s)
+    return manifest.edges(conn, timedelta(days=settings.retention_days), settings.settle_blocks, ahead)
 
 
 def due(conn: Connection, table: Table, edges: dict[str, datetime]) -> Iterator[Day]:

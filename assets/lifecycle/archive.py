@@ -1,0 +1,159 @@
+"""One chain's archived rows as assets, a partition for each day.
+
+Belongs here: names, lineage, what is shown of a day. Does not belong here: the work (`dash_pipeline/archive/`), when it
+is done (`sensors/retention.py`).
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from dagster import (
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetExecutionContext,
+    AssetsDefinition,
+    AssetSelection,
+    AssetSpec,
+    BackfillPolicy,
+    DailyPartitionsDefinition,
+    Failure,
+    MaterializeResult,
+    asset_check,
+    define_asset_job,
+    in_process_executor,
+    multi_asset,
+)
+
+from assets import owners
+from assets.keys import archive_key, table_key
+from dash_pipeline.archive.parquet import ARCHIVED
+from dash_pipeline.chains import Chain
+from dash_pipeline.errors import DashError
+from resources.archive import ArchiveResource
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+#: The day of Ethereum's first block: no chain here is older.
+FIRST_DAY = "2015-07-30"
+CHECK_ARCHIVE = "check_archive"
+
+_PARTITIONS = DailyPartitionsDefinition(FIRST_DAY)
+
+
+def archive_name(chain: str) -> str:
+    """The name of the job that archives a chain's days."""
+    return f"archive_{chain}"
+
+
+def archive_asset(chain: Chain) -> AssetsDefinition:
+    """A chain's hypertables on S3."""
+
+    @multi_asset(
+        name=f"archive_days_{chain.name}",
+        specs=[
+            AssetSpec(
+                archive_key(chain.name, table),
+                deps=[table_key(chain.name, table)],
+                description=f"{described.about} Days of {chain.title} that are no longer hot, as Parquet on S3; each"
+                " was read back and compared before its rows were dropped.",
+                group_name=f"{chain.name}_archive",
+                owners=[owners.OPERATIONS],
+                kinds={"s3", "parquet"},
+                tags={"dash/chain": chain.name},
+                skippable=True,
+            )
+            for table, described in ARCHIVED.items()
+        ],
+        partitions_def=_PARTITIONS,
+        backfill_policy=BackfillPolicy.single_run(),
+        can_subset=True,
+    )
+    def archive(context: AssetExecutionContext, archive: ArchiveResource) -> Iterator[MaterializeResult[Any]]:
+        days = {date.fromisoformat(key) for key in context.partition_keys}
+        keys = {table: archive_key(chain.name, table) for table in ARCHIVED}
+        for table, key in keys.items():
+            if key not in context.selected_asset_keys:
+                continue
+            try:
+                done = archive.retain(context.run_id, table, chain.name, days)
+            except DashError as error:
+                # What is done stays done, and the sensor starts the next run.
+                raise Failure(str(error), allow_retries=False) from None
+            for day, shown in done.items():
+                context.add_asset_metadata(shown, asset_key=key, partition_key=day.isoformat())
+            yield MaterializeResult(asset_key=key, metadata=archive.size(table))
+
+    return archive
+
+
+def archive_checks(chain: Chain) -> list[AssetChecksDefinition]:
+    """What must hold of a chain's archive."""
+    key = archive_key(chain.name, "blocks")
+
+    @asset_check(
+        asset=key, name="no_day_missing",
+        description="Each day between the first and the last archived one that blocks should be of is archived or hot.",
+    )  # fmt: skip
+    def no_day_missing(archive: ArchiveResource) -> AssetCheckResult:
+        missing = archive.missing_days(chain.name)
+        return AssetCheckResult(passed=not missing, metadata={"days": len(missing), "first": ", ".join(missing[:20])})
+
+    @asset_check(
+        asset=key, name="each_row_in_one_place",
+        description="No day is archived and hot. Late or replayed rows are, until the next run takes them out.",
+    )  # fmt: skip
+    def each_row_in_one_place(archive: ArchiveResource) -> AssetCheckResult:
+        both = archive.doubled(chain.name)
+        return AssetCheckResult(
+            passed=not both,
+            severity=AssetCheckSeverity.WARN,
+            metadata={"days": len(both), "first": ", ".join(both[:20])},
+        )
+
+    @asset_check(
+        asset=key, name="objects_as_written",
+        description="Every object of the chain was read again: its hash, its rows and their hash are those recorded.",
+    )  # fmt: skip
+    def objects_as_written(archive: ArchiveResource) -> AssetCheckResult:
+        found = archive.check(chain.name)
+        return AssetCheckResult(
+            passed=not found.wrong,
+            metadata={
+                "objects": found.objects,
+                "rows": found.rows,
+                "bytes": found.size,
+                "wrong": "\n".join(found.wrong[:20]),
+            },
+        )
+
+    return [no_day_missing, each_row_in_one_place, objects_as_written]
+
+
+def archive_jobs(chains: Iterable[Chain]) -> "list[UnresolvedAssetJobDefinition]":
+    """A job for each chain that archives the days it is started for."""
+    return [
+        define_asset_job(
+            archive_name(chain.name),
+            AssetSelection.assets(*(archive_key(chain.name, table) for table in ARCHIVED)).without_checks(),
+            partitions_def=_PARTITIONS,
+            description=f"Archives days of {chain.title} and drops them from the hot tables. Started by the retention"
+            " sensor.",
+            tags={owners.OWNER_TAG: owners.OPERATIONS},
+            executor_def=in_process_executor,
+        )
+        for chain in chains
+    ]
+
+
+def archive_check_job(chains: Iterable[Chain]) -> "UnresolvedAssetJobDefinition":
+    """The archive's checks, all chains."""
+    return define_asset_job(
+        CHECK_ARCHIVE,
+        AssetSelection.checks_for_assets(*(archive_key(chain.name, "blocks") for chain in chains)),
+        description="Reads every archived object again, and looks for days that are missing or in two places.",
+        tags={owners.OWNER_TAG: owners.OPERATIONS},
+        executor_def=in_process_executor,
+    )

@@ -1,0 +1,69 @@
+"""The archive as assets, checks and sensors see it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from dagster import ConfigurableResource
+
+from dash_pipeline.settings import settings
+
+if TYPE_CHECKING:
+    from dash_pipeline.archive.check import Report
+
+
+class ArchiveResource(ConfigurableResource[Any]):
+    """The archive in the bucket of `DASH_S3_BUCKET`; see `dash_pipeline.archive`."""
+
+    def due(self) -> Mapping[str, list[date]]:
+        """Chain -> its days that are to be archived, the oldest first; chains that have none are left out."""
+        from dash_pipeline.archive.retain import all_due
+
+        return all_due(settings())
+
+    def retain(self, run_id: str, table: str, chain: str, days: Collection[date]) -> dict[date, dict[str, int]]:
+        """Archive these days of a chain's table; returns what is shown of each day that had rows."""
+        from dash_pipeline.archive.retain import retain
+
+        done: dict[date, dict[str, int]] = {}
+        retain(
+            settings(), run_id, [table], chain, days,
+            lambda day, entries: done.update(
+                {day.date: {"rows": sum(one.rows for one in entries), "bytes": sum(one.size for one in entries),
+                            "objects": len(entries)}}
+            ),
+        )  # fmt: skip
+        return done
+
+    def size(self, table: str) -> dict[str, int]:
+        """What a table takes: hot, all chains, with its indexes; archived, all chains."""
+        from dash_pipeline.archive.manifest import sizes
+        from dash_pipeline.storage.timescale import connect
+
+        with connect(settings()) as conn:
+            hot, archived, rows = sizes(conn, table)
+        return {"hot bytes": hot, "archived bytes": archived, "archived rows": rows}
+
+    def missing_days(self, chain: str) -> list[str]:
+        """Days of the chain that are in neither place."""
+        from dash_pipeline.archive.check import missing_days
+        from dash_pipeline.storage.timescale import connect
+
+        with connect(settings()) as conn:
+            return missing_days(conn, chain)
+
+    def doubled(self, chain: str) -> list[str]:
+        """Tables and days of the chain that are in both places."""
+        from dash_pipeline.archive.check import doubled
+        from dash_pipeline.storage.timescale import connect
+
+        with connect(settings()) as conn:
+            return doubled(conn, chain)
+
+    def check(self, chain: str) -> Report:
+        """Every object of the chain, read again."""
+        from dash_pipeline.archive.check import check
+
+        return check(settings(), chain=chain)
