@@ -138,7 +138,6 @@ def archive_jobs(chains: Iterable[Chain]) -> "list[UnresolvedAssetJobDefinition]
         define_asset_job(
             archive_name(chain.name),
             AssetSelection.assets(*(archive_key(chain.name, table) for table in ARCHIVED)).without_checks(),
-            partitions_def=_PARTITIONS,
             description=f"Archives days of {chain.title} and drops them from the hot tables. Started by the retention"
             " sensor.",
             tags={owners.OWNER_TAG: owners.OPERATIONS},

@@ -206,7 +206,7 @@ def _archived(
             ) from error
 
 
-def _storage(settings: Settings, ring: Keyring, name: str) -> dict[str, str]:
+def _storage(settings: Settings, ring: Keyring, name: str) -> dict[str, Any]:
     """How polars reaches the objects that are encrypted with the key of this name."""
     secret, key = settings.s3_secret_key, ring.named(name)
     options = {
@@ -214,7 +214,7 @@ def _storage(settings: Settings, ring: Keyring, name: str) -> dict[str, str]:
         "aws_endpoint_url": settings.s3_endpoint,
         "aws_allow_http": "true",
         "aws_virtual_hosted_style_request": "false",
-        "max_retries": "2",
+        "max_retries": 2,
         "aws_access_key_id": settings.s3_access_key,
         "aws_secret_access_key": secret.get_secret_value() if secret else None,
         "aws_server_side_encryption": "sse-c" if key else None,

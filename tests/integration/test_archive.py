@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
@@ -198,3 +199,41 @@ def test_what_is_no_query_is_one_line(migrated: Settings, sql: str) -> None:
     with pytest.raises(DashError, match=r"^query: ") as error:
         query(migrated, sql)
     assert "\n" not in str(error.value)
+
+
+def test_the_asset_shows_each_day_and_the_sensor_starts_what_is_due(
+    conn: db.Connection, migrated: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chain anvil, because assets are made for the registry's chains."""
+    from dagster import AssetRecordsFilter, DagsterInstance, build_sensor_context
+
+    from assets.keys import archive_key
+    from dash_pipeline.definitions import build_defs
+    from resources.archive import ArchiveResource
+
+    module = importlib.import_module("resources.archive")
+    monkeypatch.setattr(module, "settings", lambda: migrated)
+    rows = fill(conn, TOKEN_TRANSFERS, "anvil", range(10))
+    set_tip(conn, "anvil", at(9, 12))
+    defs = build_defs("lifecycle")
+    with DagsterInstance.ephemeral() as instance:
+        with build_sensor_context(instance=instance, resources={"archive": ArchiveResource()}) as context:
+            (request,) = defs.resolve_sensor_def("retention_sensor").evaluate_tick(context).run_requests
+        assert request.job_name == "archive_anvil"
+        result = defs.resolve_job_def(request.job_name).execute_in_process(instance=instance, tags=request.tags)
+        assert result.success
+        key = archive_key("anvil", "token_transfers")
+        records = instance.fetch_materializations(AssetRecordsFilter(key), limit=10).records
+        shown = {
+            record.partition_key: record.asset_materialization.metadata["rows"].value
+            for record in records
+            if "rows" in record.asset_materialization.metadata
+        }
+        assert shown == {str(FIRST): 50, str(FIRST + timedelta(days=1)): 50}
+        with build_sensor_context(instance=instance, resources={"archive": ArchiveResource()}) as context:
+            tick = defs.resolve_sensor_def("retention_sensor").evaluate_tick(context)
+        assert tick.skip_message == "no day is older than the retention"
+        checked = defs.resolve_job_def("check_archive").execute_in_process(instance=instance)
+        assert checked.success
+        assert all(check.passed for check in checked.get_asset_check_evaluations())
+    assert_once(migrated, TOKEN_TRANSFERS, rows)
