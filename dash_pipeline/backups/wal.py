@@ -189,6 +189,7 @@ def fetch(store: Archive, name: str, file: Path, ahead: Path | None = None) -> b
     if data is None:
         return False
     if ahead and _SEGMENT.fullmatch(name):
+        _write(ahead / name, data)
         some = list(islice(following(name, len(data)), _AHEAD))
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(lambda next_: _fetch_ahead(store, next_, ahead), some))
@@ -206,7 +207,7 @@ def _fetch_ahead(store: Archive, name: str, ahead: Path) -> None:
 
 
 def _write(file: Path, data: bytes) -> None:
-    """In one step: PostgreSQL moves what it finds in `ahead` at once."""
+    """In one step: PostgreSQL takes what it finds in `ahead` at once."""
     draft = file.with_name(f".{file.name}")
     draft.write_bytes(data)
     draft.replace(file)
