@@ -173,12 +173,6 @@ def compare(expected: Point, found: Mapping[str, Table]) -> list[Difference]:
     ]
 
 
-def lsn_number(lsn: str) -> int:
-    """A position of the log, as PostgreSQL writes it, in bytes."""
-    high, low = lsn.split("/")
-    return (int(high, 16) << 32) + int(low, 16)
-
-
 def rows(points: Sequence[Point]) -> int:
     """How many rows these records are of."""
     return sum(table.rows for point in points for table in point.tables.values())

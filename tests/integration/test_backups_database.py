@@ -123,7 +123,7 @@ def archive_now(settings: Settings) -> None:
     with content.connect(database.replication_dsn(settings)) as conn:
         row = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
         assert row is not None
-        database.archived(settings, conn, database.timeline_of(conn), content.lsn_number(row[0]))
+        database.archived(settings, conn, database.timeline_of(conn), wal.lsn_number(row[0]))
 
 
 def wait_for(done: Callable[[], object], seconds: float = 60) -> None:
