@@ -35,7 +35,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dash_pipeline import children
 from dash_pipeline.backups import wal
-from dash_pipeline.backups.content import Connection, Point, connect, points
+from dash_pipeline.backups.content import Connection, Point, points, session
 from dash_pipeline.backups.keep import kept
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.settings import Settings, stack_dir
@@ -177,7 +177,7 @@ def take(settings: Settings, *, full: bool = False, say: Say = lambda _: None) -
     """
     dsn, seal = replication_dsn(settings), keyring(settings).current
     bucket, began = s3.bucket(settings), time.monotonic()
-    with connect(dsn) as conn:
+    with session(dsn) as conn:
         _alone(conn)
         preload = _ready_to_archive(conn)
         _sweep(bucket)

@@ -24,6 +24,7 @@ from dash_pipeline.backups.content import (
     connect,
     points,
     rows,
+    session,
     tables,
 )
 from dash_pipeline.backups.database import Backup, Say, archived, replication_dsn, scratch, timeline_of
@@ -73,12 +74,12 @@ def drill(
     """
     at, began = datetime.now(UTC), time.monotonic()
     dsn = replication_dsn(settings)
-    with connect(dsn) as conn:
+    with session(dsn) as conn:
         rpo_s = wal.waiting(conn).loss_s
     backup = choose(restorable(settings), None)
     say("counting rows of the source")
     now = points(dsn)
-    with connect(dsn) as conn:
+    with session(dsn) as conn:
         timeline = timeline_of(conn)
         archived(settings, conn, timeline, max(wal.lsn_number(point.lsn) for point in now))
     counted_s = time.monotonic() - began

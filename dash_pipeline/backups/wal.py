@@ -12,8 +12,8 @@ on with whatever else is ready and leaves a mark for each in `pg_wal/dash_pushed
 first; a fetch brings the next segments along into `folder`. Marks lie in pg_wal because no base backup copies that.
 
 A segment is never replaced: the same content again is success, another content is a mistake (two databases with one
-bucket) that must be seen. A fetch says 200, because PostgreSQL takes any number below 126 for the end of the archive and
-would go into service without what it could not read; a push says 1, because it does not count a failure above 125.
+bucket) that must be seen. A fetch that fails says 200: PostgreSQL takes any number below 126 for the end of the archive
+and would go into service without what it could not read. A push says 1: PostgreSQL does not count what fails above 125.
 """
 
 from __future__ import annotations

@@ -498,7 +498,7 @@ def test_the_role_that_copies_can_write_nothing(here: Settings) -> None:
 
 
 def test_a_role_that_may_not_replicate_is_told(here: Settings) -> None:
-    with pytest.raises(DashError, match="it needs a role with REPLICATION"):
+    with pytest.raises(DashError, match="the role of DASH_BACKUP_DSN needs REPLICATION"):
         database.take(here.model_copy(update={"backup_dsn": here.timescale_dsn}), full=True)
     with pytest.raises(DashError, match="DASH_BACKUP_DSN: not set"):
         database.take(here.model_copy(update={"backup_dsn": None}))
