@@ -34,8 +34,8 @@ class BackupsResource(ConfigurableResource[Any]):
     def waiting(self) -> tuple[Waiting, float]:
         """What the database has not archived yet, and how many seconds a segment may wait."""
         from dash_pipeline.backups import wal
-        from dash_pipeline.backups.content import connect
+        from dash_pipeline.backups.content import session
         from dash_pipeline.backups.database import replication_dsn
 
-        with connect(replication_dsn(settings())) as conn:
+        with session(replication_dsn(settings())) as conn:
             return wal.waiting(conn), settings().archive_waiting_s

@@ -95,6 +95,21 @@ def connect(dsn: str, database: str = "", **options: Any) -> Connection:
         raise Unavailable(f"database: {first_line(error)}") from error
 
 
+@contextmanager
+def session(dsn: str, database: str = "", **options: Any) -> Iterator[Connection]:
+    """`connect` for as long as the block lasts; what the role may not do, and a server that goes away, are one line."""
+    with connect(dsn, database, **options) as conn:
+        try:
+            yield conn
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise DashError(
+                f"database: {first_line(error)}; the role of DASH_BACKUP_DSN needs REPLICATION, pg_read_all_data and"
+                " pg_monitor"
+            ) from error
+        except psycopg.OperationalError as error:
+            raise Unavailable(f"database: {first_line(error)}") from error
+
+
 def first_line(error: Exception) -> str:
     """A server's error without the lines that explain it."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -111,13 +126,13 @@ def points(dsn: str) -> list[Point]:
 
     Raises DashError when the role may not replicate, or a transaction is open for so long that no slot can be made.
     """
-    with connect(dsn) as conn:
+    with session(dsn) as conn:
         names = databases(conn)
     return [point for name in names if (point := _point(dsn, name)).tables]
 
 
 def _point(dsn: str, database: str) -> Point:
-    with connect(dsn, database) as conn:
+    with session(dsn, database) as conn:
         conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         with _snapshot(dsn, database) as (lsn, snapshot):
             conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
@@ -171,12 +186,6 @@ def compare(expected: Point, found: Mapping[str, Table]) -> list[Difference]:
         for name in sorted({*expected.tables, *found})
         if expected.tables.get(name) != found.get(name)
     ]
-
-
-def lsn_number(lsn: str) -> int:
-    """A position of the log, as PostgreSQL writes it, in bytes."""
-    high, low = lsn.split("/")
-    return (int(high, 16) << 32) + int(low, 16)
 
 
 def rows(points: Sequence[Point]) -> int:

@@ -35,7 +35,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dash_pipeline import children
 from dash_pipeline.backups import wal
-from dash_pipeline.backups.content import Connection, Point, connect, lsn_number, points
+from dash_pipeline.backups.content import Connection, Point, points, session
 from dash_pipeline.backups.keep import kept
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.settings import Settings, stack_dir
@@ -95,7 +95,7 @@ class Backup(msgspec.Struct, frozen=True):
     @property
     def segment(self) -> str:
         """The first segment of the log that it needs."""
-        return wal.segment_of(self.timeline, lsn_number(self.start))
+        return wal.segment_of(self.timeline, wal.lsn_number(self.start))
 
 
 # ---------------------------------------------------------------------------------------------- what there is
@@ -177,7 +177,7 @@ def take(settings: Settings, *, full: bool = False, say: Say = lambda _: None) -
     """
     dsn, seal = replication_dsn(settings), keyring(settings).current
     bucket, began = s3.bucket(settings), time.monotonic()
-    with connect(dsn) as conn:
+    with session(dsn) as conn:
         _alone(conn)
         preload = _ready_to_archive(conn)
         _sweep(bucket)
@@ -195,7 +195,7 @@ def take(settings: Settings, *, full: bool = False, say: Say = lambda _: None) -
             say(f"{name}: counting rows")
             ended_at = _now(conn)
             seen = points(dsn)
-            archived(settings, conn, needed["Timeline"], max(lsn_number(point.lsn) for point in seen))
+            archived(settings, conn, needed["Timeline"], max(wal.lsn_number(point.lsn) for point in seen))
             backup = Backup(
                 name=name, parent=parent.name if parent else "", ended_at=ended_at, timeline=needed["Timeline"],
                 start=needed["Start-LSN"], end=needed["End-LSN"], key=seal.name if seal else "",

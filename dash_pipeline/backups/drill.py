@@ -22,16 +22,15 @@ from dash_pipeline.backups.content import (
     Point,
     compare,
     connect,
-    lsn_number,
     points,
     rows,
+    session,
     tables,
 )
-from dash_pipeline.backups.database import Backup, Say, archived, backups, replication_dsn, scratch, timeline_of
-from dash_pipeline.backups.restore import choose, fetch
+from dash_pipeline.backups.database import Backup, Say, archived, replication_dsn, scratch, timeline_of
+from dash_pipeline.backups.restore import choose, fetch, restorable
 from dash_pipeline.backups.server import PrivateServer, Target, private_server
 from dash_pipeline.settings import Settings
-from dash_pipeline.storage import s3
 
 #: What else a drill puts back and compares: its name, and what returns a line for each difference.
 OTHERS: Mapping[str, Callable[[Settings], Sequence[str]]] = {}
@@ -75,16 +74,16 @@ def drill(
     """
     at, began = datetime.now(UTC), time.monotonic()
     dsn = replication_dsn(settings)
-    with connect(dsn) as conn:
+    with session(dsn) as conn:
         rpo_s = wal.waiting(conn).loss_s
-    backup = choose(backups(s3.bucket(settings)), None)
+    backup = choose(restorable(settings), None)
     say("counting rows of the source")
     now = points(dsn)
-    with connect(dsn) as conn:
+    with session(dsn) as conn:
         timeline = timeline_of(conn)
-        archived(settings, conn, timeline, max(lsn_number(point.lsn) for point in now))
+        archived(settings, conn, timeline, max(wal.lsn_number(point.lsn) for point in now))
     counted_s = time.monotonic() - began
-    expected = sorted([*backup.points, *now], key=lambda point: lsn_number(point.lsn))
+    expected = sorted([*backup.points, *now], key=lambda point: wal.lsn_number(point.lsn))
     with scratch(settings, "drill") as folder:
         server = private_server(settings, folder)
         try:

@@ -77,6 +77,13 @@ def choose(there: Sequence[Backup], at: datetime | None) -> Backup:
     return usable[-1]
 
 
+def restorable(settings: Settings) -> list[Backup]:
+    """The backups that lead to the newest timeline, oldest first: not those of a time that a restore has undone."""
+    ends = wal.archive(settings).branch_ends()
+    there = backups(s3.bucket(settings))
+    return [one for one in there if wal.lsn_number(one.end) <= ends.get(one.timeline, wal.lsn_number(one.end))]
+
+
 def fetch(settings: Settings, backup: Backup, folder: Path, say: Say = lambda _: None) -> None:
     """Make `folder/data` the cluster of this backup, ready to be recovered. Each part is held to its hash and to
     PostgreSQL's own list of files.
@@ -151,7 +158,7 @@ def restore(
     settings do not have; the folder is deleted then.
     """
     began = time.monotonic()
-    backup = choose(backups(s3.bucket(settings)), at)
+    backup = choose(restorable(settings), at)
     folder = (into or stack_dir() / "restored").absolute()
     if folder.exists() and any(folder.iterdir()):
         raise DashError(f"{folder} is not empty; --into names another one")

@@ -112,7 +112,9 @@ class PrivateServer:
             "shared_buffers": "256MB",
             "max_wal_size": "2GB",
             "jit": "off",
-            "restore_command": f"mv {ahead}/%f %p 2>/dev/null || exec {fetch} {ahead}",
+            # What was fetched ahead stays until no restart needs it again.
+            "restore_command": f"cp {ahead}/%f %p 2>/dev/null || exec {fetch} {ahead}",
+            "archive_cleanup_command": f"{shlex.quote(program(self.settings, 'pg_archivecleanup'))} {ahead} %r",
             "recovery_target_action": "pause" if target.pause else "promote",
             "recovery_target_timeline": target.timeline or "latest",
             "recovery_target_inclusive": "off" if target.lsn else "on",

@@ -4,7 +4,7 @@ Belongs here: pushing, fetching, listing segments; how many wait. Does not belon
 
     backups/wal/<timeline>/<segment>.zst        compressed with zstd, encrypted under a key of the settings
 
-    python -m dash_pipeline.backups.wal push pg_wal/<segment>            0 once it is in the bucket
+    python -m dash_pipeline.backups.wal push pg_wal/<segment>            0 once it is in the bucket, else 1
     python -m dash_pipeline.backups.wal fetch <segment> <file> [folder]  1 when there is none; 200 for anything else
 
 PostgreSQL calls it for one segment after the other, and half a second of each call is Python's start. So a call goes
@@ -12,8 +12,8 @@ on with whatever else is ready and leaves a mark for each in `pg_wal/dash_pushed
 first; a fetch brings the next segments along into `folder`. Marks lie in pg_wal because no base backup copies that.
 
 A segment is never replaced: the same content again is success, another content is a mistake (two databases with one
-bucket) that must be seen. 200, because PostgreSQL takes any number below 126 for the end of the archive and would go
-into service without what it could not read.
+bucket) that must be seen. A fetch that fails says 200: PostgreSQL takes any number below 126 for the end of the archive
+and would go into service without what it could not read. A push says 1: PostgreSQL does not count what fails above 125.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from dash_pipeline.storage.timescale import Connection
 
 PREFIX = "backups/wal/"
-#: Exit codes of a fetch.
-ABSENT, FAILED = 1, 200
+#: Exit codes: of a push, of a fetch.
+NOT_PUSHED, ABSENT, FAILED = 1, 1, 200
 
 _MARKS = "dash_pushed"
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
@@ -98,6 +98,14 @@ class Archive:
         """The names of all that is there, timeline by timeline, in order."""
         return [place.rpartition("/")[2].removesuffix(".zst") for place in self.bucket.keys(PREFIX)]
 
+    def branch_ends(self) -> dict[int, int]:
+        """Where the newest timeline left each one that it came of: timeline -> position. What is later on those was
+        given up by a restore."""
+        histories = [name for name in self.segments() if name.endswith(".history")]
+        lines = (self.get(max(histories)) or b"").decode().splitlines() if histories else []
+        fields = [line.split("\t") for line in lines if "\t" in line]
+        return {int(timeline): lsn_number(lsn) for timeline, lsn, *_ in fields}
+
     def drop_before(self, segment: str) -> int:
         """Delete what is older than this segment, on every timeline; returns how many. History files stay: they are
         small, and tell which timeline came of which."""
@@ -109,6 +117,12 @@ class Archive:
 def archive(settings: Settings) -> Archive:
     """The log in the bucket of the settings; nothing is connected yet."""
     return Archive(s3.bucket(settings), keyring(settings))
+
+
+def lsn_number(lsn: str) -> int:
+    """A position of the log, as PostgreSQL writes it, in bytes."""
+    high, low = lsn.split("/")
+    return (int(high, 16) << 32) + int(low, 16)
 
 
 def key(name: str) -> str:
@@ -189,6 +203,7 @@ def fetch(store: Archive, name: str, file: Path, ahead: Path | None = None) -> b
     if data is None:
         return False
     if ahead and _SEGMENT.fullmatch(name):
+        _write(ahead / name, data)
         some = list(islice(following(name, len(data)), _AHEAD))
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(lambda next_: _fetch_ahead(store, next_, ahead), some))
@@ -206,7 +221,7 @@ def _fetch_ahead(store: Archive, name: str, ahead: Path) -> None:
 
 
 def _write(file: Path, data: bytes) -> None:
-    """In one step: PostgreSQL moves what it finds in `ahead` at once."""
+    """In one step: PostgreSQL takes what it finds in `ahead` at once."""
     draft = file.with_name(f".{file.name}")
     draft.write_bytes(data)
     draft.replace(file)
@@ -255,7 +270,7 @@ def main(arguments: Sequence[str]) -> int:
                 return 0 if there else ABSENT
     except (DashError, OSError) as error:
         print(f"dash-pipeline: {error}", file=sys.stderr)
-        return FAILED
+        return NOT_PUSHED if arguments[0] == "push" else FAILED
     print("usage: push FILE | fetch NAME FILE [FOLDER]", file=sys.stderr)
     return FAILED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def full(stack: Stack, here: Settings) -> Backup:
     """A full backup, with a batch of rows and a row of a table that is never touched again in it."""
     with connected(here) as conn:
         conn.execute("CREATE TABLE ops.witness (word text); INSERT INTO ops.witness VALUES ('the honest row')")
+        conn.execute("VACUUM (FREEZE) ops.witness")  # or its first reader would write the page to the log again
         ingest(conn, 0)
     with superuser(stack.place, "dagster") as conn:
         conn.execute("CREATE TABLE IF NOT EXISTS runs (run_id text); INSERT INTO runs VALUES ('a run of Dagster')")
@@ -68,6 +70,7 @@ def into(stack: Stack) -> Iterator[Path]:
     if lock.exists():
         os.kill(int(lock.read_text().split()[0]), signal.SIGINT)
         wait_for(lambda: not lock.exists())
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -86,8 +89,9 @@ def ingest(conn: psycopg.Connection, number: int, rows: int = BATCH) -> None:
         conn.execute(
             "INSERT INTO chain.token_transfers (chain, ts, block_number, block_hash, tx_hash, log_index, token_address,"
             " from_address, to_address, value, value_f)"
-            " SELECT 'anvil', '2026-01-01Z'::timestamptz + %(n)s * interval '1 minute', %(n)s, sha256(%(n)s::text::bytea),"
-            " sha256(i::text::bytea), i, '\\x01', '\\x02', '\\x03', i, i FROM generate_series(1, %(rows)s) i",
+            " SELECT 'anvil', '2026-01-01Z'::timestamptz + %(n)s * interval '1 minute', %(n)s,"
+            " sha256(%(n)s::text::bytea), sha256(i::text::bytea), i, '\\x01', '\\x02', '\\x03', i, i"
+            " FROM generate_series(1, %(rows)s) i",
             {"n": number, "rows": rows},
         )
         conn.execute(
@@ -119,7 +123,7 @@ def archive_now(settings: Settings) -> None:
     with content.connect(database.replication_dsn(settings)) as conn:
         row = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
         assert row is not None
-        database.archived(settings, conn, database.timeline_of(conn), content.lsn_number(row[0]))
+        database.archived(settings, conn, database.timeline_of(conn), wal.lsn_number(row[0]))
 
 
 def wait_for(done: Callable[[], object], seconds: float = 60) -> None:
@@ -380,7 +384,7 @@ def test_segments_wait_for_a_store_that_is_away(stack: Stack, here: Settings) ->
 
     def segment() -> str:
         with connected(here) as conn, superuser(stack.place) as admin:
-            ingest(conn, secrets.randbelow(1 << 40))
+            ingest(conn, secrets.randbelow(1 << 20))
             row = admin.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchone()
             assert row is not None
             return str(row[0])
@@ -430,7 +434,7 @@ def test_one_call_pushes_what_is_ready_and_one_fetches_what_follows(here: Settin
     assert not (tmp_path / "dash_pushed" / names[1]).exists()
     assert wal.fetch(store, names[0], tmp_path / "got", ahead)
     assert (tmp_path / "got").read_bytes() == bytes(16 << 20)
-    assert [file.name for file in sorted(ahead.iterdir())] == names[1:9]
+    assert [file.name for file in sorted(ahead.iterdir())] == names[:9]
     assert not wal.fetch(store, wal.segment_of(timeline, 1 << 40), tmp_path / "none", ahead)
     assert store.segments()[-10:] == names
     store.bucket.delete([wal.key(name) for name in names])
@@ -471,7 +475,7 @@ def test_what_is_no_longer_kept_is_deleted_with_its_log(here: Settings, bucket: 
     left = [one.name[:8] for one in database.backups(own)]
     days = [(start + timedelta(days=day)).strftime("%Y%m%d") for day in range(60)]
     # The newest of four weeks (Sunday is an ISO week's last day: full ones), and of seven days with all they rest on.
-    assert left == [days[35], days[42], days[49], *days[56:60]] or set(days[53:60]) <= set(left)
+    assert left == [days[42], *days[49:60]]
     for one in database.backups(own):
         assert database.ancestry(one, database.backups(own))[0].kind == "full"
     assert len(dropped) == 60 - len(left)
@@ -488,13 +492,13 @@ def test_what_is_no_longer_kept_is_deleted_with_its_log(here: Settings, bucket: 
 
 def test_the_role_that_copies_can_write_nothing(here: Settings) -> None:
     with content.connect(database.replication_dsn(here), name_of(here)) as conn:
-        for statement in ("DELETE FROM ops.witness", "CREATE TABLE ops.mine (a int)", "CREATE ROLE mine"):
+        for statement in ("DELETE FROM ops.dead_letters", "CREATE TABLE ops.mine (a int)", "CREATE ROLE mine"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 conn.execute(statement)
 
 
 def test_a_role_that_may_not_replicate_is_told(here: Settings) -> None:
-    with pytest.raises(DashError, match="it needs a role with REPLICATION|no snapshot at a position"):
+    with pytest.raises(DashError, match="the role of DASH_BACKUP_DSN needs REPLICATION"):
         database.take(here.model_copy(update={"backup_dsn": here.timescale_dsn}), full=True)
     with pytest.raises(DashError, match="DASH_BACKUP_DSN: not set"):
         database.take(here.model_copy(update={"backup_dsn": None}))
