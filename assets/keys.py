@@ -12,7 +12,9 @@ from dagster import AssetKey
 from dash_pipeline.topics import ANOMALIES, DEAD_LETTERS, TYPES
 
 ANALYTICS = "analytics"
+BACKUPS = "backups"
 INTELLIGENCE = "intelligence"
+LIFECYCLE = "lifecycle"
 MODELS = "models"
 SEARCH = "search"
 
@@ -65,3 +67,13 @@ def labels_key(model: str) -> AssetKey:
 def model_key(model: str, stage: str) -> AssetKey:
     """A stage of a model's life: version, evaluation or champion."""
     return AssetKey(["models", f"{model}_{stage}"])
+
+
+def backup_key(name: str) -> AssetKey:
+    """What is backed up (database, ...), or the drill that proves it."""
+    return AssetKey([BACKUPS, name])
+
+
+def housekeeping_key(name: str) -> AssetKey:
+    """What is swept: documents, uploads, staging tables, or Dagster's own records."""
+    return AssetKey(["housekeeping", name])

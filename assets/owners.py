@@ -7,6 +7,7 @@ CHAIN_DATA = "team:chain-data"
 SEARCH = "team:search"
 ANALYTICS = "team:analytics"
 INTELLIGENCE = "team:intelligence"
+OPERATIONS = "team:operations"
 
 #: On every job's runs, so that the failure alerts know the owner whatever location the job is from.
 OWNER_TAG = "dash/owner"
