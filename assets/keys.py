@@ -77,3 +77,8 @@ def backup_key(name: str) -> AssetKey:
 def archive_key(chain: str, table: str) -> AssetKey:
     """One chain's rows of a table that are no longer hot."""
     return AssetKey([chain, f"{table}_archive"])
+
+
+def housekeeping_key(name: str) -> AssetKey:
+    """What is swept: documents, uploads, staging tables, or Dagster's own records."""
+    return AssetKey(["housekeeping", name])

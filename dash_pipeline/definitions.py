@@ -85,28 +85,43 @@ def _intelligence() -> dict[str, Any]:
 
 
 def _lifecycle() -> dict[str, Any]:
-    from assets.lifecycle.archive import archive_asset, archive_check_job, archive_checks, archive_jobs
-    from assets.lifecycle.backups import backup_assets, backup_job, drill_job, waiting_check, waiting_job
+    from assets.lifecycle import archive, backups, housekeeping, other_backups
     from resources.archive import ArchiveResource
     from resources.backups import BackupsResource
+    from resources.housekeeping import HousekeepingResource
+    from resources.other_backups import OtherBackupsResource
+    from sensors import schedules
     from sensors.retention import retention_sensor
-    from sensors.schedules import daily_archive_check, daily_backup, hourly_waiting, weekly_drill
 
     chains = load_chains(settings().chains_file).values()
-    backup, drill, waiting = backup_job(), drill_job(), waiting_job()
-    archive, archived = archive_jobs(chains), archive_check_job(chains)
+    days, archived = archive.archive_jobs(chains), archive.archive_check_job(chains)
+    clocked = [
+        (archived, schedules.daily_archive_check),
+        (backups.backup_job(), schedules.daily_backup),
+        (backups.drill_job(), schedules.weekly_drill),
+        (backups.waiting_job(), schedules.hourly_waiting),
+        (other_backups.other_backups_job(), schedules.daily_other_backups),
+        (other_backups.search_drill_job(), schedules.weekly_search_drill),
+        (housekeeping.housekeeping_job(), schedules.daily_housekeeping),
+    ]
     return {
-        "assets": [*map(archive_asset, chains), *backup_assets()],
-        "asset_checks": [*(check for chain in chains for check in archive_checks(chain)), waiting_check()],
-        "jobs": [*archive, archived, backup, drill, waiting],
-        "schedules": [
-            daily_archive_check(archived),
-            daily_backup(backup),
-            weekly_drill(drill),
-            hourly_waiting(waiting),
+        "assets": [
+            *map(archive.archive_asset, chains),
+            *backups.backup_assets(),
+            *other_backups.other_backup_assets(),
+            *housekeeping.housekeeping_assets(),
         ],
-        "sensors": [retention_sensor(chains, archive)],
-        "resources": {"archive": ArchiveResource(), "backups": BackupsResource()},
+        "asset_checks": [check for chain in chains for check in archive.archive_checks(chain)]
+        + [backups.waiting_check()],
+        "jobs": [*days, *(job for job, _ in clocked)],
+        "schedules": [schedule(job) for job, schedule in clocked],
+        "sensors": [retention_sensor(chains, days)],
+        "resources": {
+            "archive": ArchiveResource(),
+            "backups": BackupsResource(),
+            "housekeeping": HousekeepingResource(),
+            "other_backups": OtherBackupsResource(),
+        },
     }
 
 

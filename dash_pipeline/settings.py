@@ -132,6 +132,13 @@ class Settings(BaseSettings):
     direct_alerts: bool = Field(True, description="lanes raise alerts themselves, before the prediction engine's run")
 
     retention_days: float = Field(7, gt=0, description="days of chain time that rows stay hot")
+    search_transaction_days: float = Field(
+        7, gt=0, description="days of chain time that transactions stay in the search index"
+    )
+    search_wallet_days: float = Field(30, gt=0, description="days of chain time that wallets' days stay in the index")
+    search_alert_days: float = Field(365, gt=0, description="days before the newest one that alerts stay in the index")
+    upload_hours: float = Field(24, gt=0, description="hours after which an unfinished upload in parts is ended")
+    dagster_days: float = Field(30, gt=0, description="days that ended runs, their events and ticks stay in Dagster")
     champion_refresh_s: float = Field(20, gt=0, le=60, description="seconds between looks for a new champion")
     labels: Annotated[dict[str, str], *_JSON] = Field(
         default_factory=dict,

@@ -85,3 +85,36 @@ def daily_archive_check(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition
         default_status=DefaultScheduleStatus.RUNNING,
         description="Compares every archived object with what was written, and looks for missing days.",
     )
+
+
+def daily_other_backups(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """Snapshots of the indexes and of Kafka's topics a day, after the database's."""
+    return ScheduleDefinition(
+        name="daily_other_backups",
+        job=job,
+        cron_schedule="31 2 * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Takes snapshots of the search indexes and of Kafka's topics and offsets; deletes old ones.",
+    )
+
+
+def weekly_search_drill(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """The drill of the search indexes, on Sundays after the database's."""
+    return ScheduleDefinition(
+        name="weekly_search_drill",
+        job=job,
+        cron_schedule="47 5 * * 0",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Restores the newest snapshot of the indexes beside them, and compares every document.",
+    )
+
+
+def daily_housekeeping(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """Sweeping once a day, when backups are done: what goes is in the newest of them."""
+    return ScheduleDefinition(
+        name="daily_housekeeping",
+        job=job,
+        cron_schedule="3 4 * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Deletes documents, uploads, staging tables and Dagster's records that have had their time.",
+    )

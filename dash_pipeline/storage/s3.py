@@ -10,8 +10,10 @@ others get `Conflict`. AWS S3 and SeaweedFS both hold to that.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,23 @@ class Bucket:
         with self._errors(prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
             return sorted(found["Key"] for page in pages for found in page.get("Contents", ()))
+
+    def abort_uploads(self, older_than: timedelta) -> list[str]:
+        """End the uploads in parts that began longer ago, by the store's own clock; the keys they were for."""
+        aborted = []
+        with self._errors("?uploads"):
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name):
+                now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+                for upload in page.get("Uploads", ()):
+                    if now - upload["Initiated"] > older_than:
+                        self._abort(upload["Key"], upload["UploadId"])
+                        aborted.append(upload["Key"])
+        return aborted
+
+    def _abort(self, key: str, upload: str) -> None:
+        # Somebody may have finished or ended it meanwhile.
+        with self._errors(key), suppress(self.client.exceptions.NoSuchUpload):
+            self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload)
 
     @contextmanager
     def _errors(self, key: str, seal: Key | None = None) -> Iterator[None]:

@@ -42,6 +42,7 @@ def mine(migrated: Settings, unique: Callable[[str], str]) -> Iterator[Settings]
     store = s3.bucket(settings)
     store.client.create_bucket(Bucket=store.name)
     yield settings
+    alerts.delete(search.client(settings))
     with contextlib.suppress(NotFoundError):
         search.client(settings).snapshot.delete_repository(repository=backups.REPOSITORY)
     store.delete(store.keys(""))

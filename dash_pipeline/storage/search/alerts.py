@@ -138,5 +138,6 @@ def forget(opensearch: OpenSearch, chain: str, index: str = ALERTS_INDEX) -> Non
 def delete(opensearch: OpenSearch, index: str = ALERTS_INDEX) -> None:
     """Delete the index and its template."""
     with opensearch_errors():
-        opensearch.indices.delete(index=f"{index}-000001", params={"ignore_unavailable": "true"})
-        opensearch.indices.delete_index_template(name=index, params={"ignore": "404"})
+        for name in opensearch.indices.get(index=f"{index}-0*", params={"filter_path": "*.aliases"}):
+            opensearch.indices.delete(index=name)
+        opensearch.indices.delete_index_template(name=index, params={"ignore": 404})

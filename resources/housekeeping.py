@@ -1,0 +1,45 @@
+"""Housekeeping as assets see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from dagster import ConfigurableResource
+
+from dash_pipeline.settings import settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from dash_pipeline.housekeeping.database import Stale
+    from resources.instance import Pruned
+
+
+class HousekeepingResource(ConfigurableResource[Any]):
+    """The sweeps of `dash_pipeline.housekeeping`, and of Dagster's own records, with the settings' windows."""
+
+    def documents(self, say: Callable[[str], None]) -> dict[str, int]:
+        """Delete documents past their window; alias -> how many."""
+        from dash_pipeline.housekeeping import search
+
+        return search.roll_off(settings(), say)
+
+    def uploads(self) -> list[str]:
+        """End uploads that nobody finished; the keys they were for."""
+        from dash_pipeline.housekeeping import objects
+
+        return objects.abort_uploads(settings())
+
+    def staging(self) -> Stale:
+        """Drop staging tables that no connection has any more."""
+        from dash_pipeline.housekeeping import database
+
+        return database.drop_stale_staging(settings())
+
+    def records(self, instance: DagsterInstance) -> Pruned:
+        """Delete Dagster's old runs, events and ticks."""
+        from resources.instance import prune
+
+        return prune(instance, timedelta(days=settings().dagster_days))
