@@ -15,7 +15,7 @@ from dash_pipeline.archive.parquet import ARCHIVED, content_hash
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import s3
 from dash_pipeline.storage.encryption import keyring
-from dash_pipeline.storage.timescale import Connection, connect
+from dash_pipeline.storage.timescale import Connection, session
 
 Checked = Callable[[Entry], None]
 
@@ -38,7 +38,7 @@ def check(settings: Settings, table: str | None = None, chain: str | None = None
     bucket, ring = s3.bucket(settings), keyring(settings)
     objects = rows = size = 0
     wrong: list[str] = []
-    with connect(settings) as conn:
+    with session(settings) as conn:
         listed = manifest.entries(conn, table, chain)
     for entry in listed:
         described = ARCHIVED[entry.table]

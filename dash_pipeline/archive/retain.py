@@ -14,7 +14,7 @@ from dash_pipeline.archive.manifest import Entry, midnight
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage.tables import Table
-from dash_pipeline.storage.timescale import Connection, connect
+from dash_pipeline.storage.timescale import Connection, session
 
 Done = Callable[[Day, list[Entry]], None]
 
@@ -33,7 +33,7 @@ def retain(
     left to it. Raises Unavailable or Corrupt; the days done before that stay done, and the next call goes on.
     """
     rows = 0
-    with connect(settings) as conn:
+    with session(settings) as conn:
         edges = _edges(settings, conn)
         for name in tables:
             with manifest.exporting(conn, name) as alone:
@@ -48,7 +48,7 @@ def retain(
 def all_due(settings: Settings) -> dict[str, list[date]]:
     """Chain -> its days, in any table, that are to be archived; the oldest first."""
     found: dict[str, set[date]] = {}
-    with connect(settings) as conn:
+    with session(settings) as conn:
         edges = _edges(settings, conn)
         for table in ARCHIVED.values():
             for one in due(conn, table, edges):

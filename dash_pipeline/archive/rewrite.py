@@ -21,7 +21,7 @@ from dash_pipeline.errors import DashError
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import s3
 from dash_pipeline.storage.encryption import keyring
-from dash_pipeline.storage.timescale import Connection, connect
+from dash_pipeline.storage.timescale import Connection, session
 
 # Objects with fewer rows are worth merging with others of their day.
 _SMALL_ROWS = 250_000
@@ -32,7 +32,7 @@ def compact(settings: Settings, run_id: str) -> int:
     """Merge the small objects of each day; returns how many objects there are fewer. What an exporting run is at is
     left to the next call."""
     fewer = 0
-    with connect(settings) as conn:
+    with session(settings) as conn:
         for name in ARCHIVED:
             with manifest.exporting(conn, name) as alone:
                 for _, group in groupby(
@@ -54,7 +54,7 @@ def rotate(settings: Settings, run_id: str) -> int:
     if current is None:
         raise DashError("DASH_ENCRYPTION_KEYS: no key to encrypt with; `openssl rand -base64 32` makes one")
     done = 0
-    with connect(settings) as conn:
+    with session(settings) as conn:
         for name in ARCHIVED:
             with manifest.exporting(conn, name) as alone:
                 if not alone:
@@ -72,7 +72,7 @@ def rotate(settings: Settings, run_id: str) -> int:
 def purge(settings: Settings) -> int:
     """Delete the objects that others have replaced; returns how many."""
     bucket = s3.bucket(settings)
-    with connect(settings) as conn:
+    with session(settings) as conn:
         replaced = conn.execute(
             "SELECT table_name, array_agg(object) FROM ops.archive_manifest WHERE replaced_at IS NOT NULL GROUP BY 1"
         ).fetchall()

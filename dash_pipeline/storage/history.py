@@ -30,7 +30,7 @@ from dash_pipeline.settings import Settings
 from dash_pipeline.storage.encryption import Keyring, keyring
 from dash_pipeline.storage.hot import Hot, reader
 from dash_pipeline.storage.tables import TABLES, Table
-from dash_pipeline.storage.timescale import connect
+from dash_pipeline.storage.timescale import session
 
 _SQL = {"Eq": "=", "Gt": ">", "GtEq": ">=", "Lt": "<", "LtEq": "<="}
 _MIRRORED = {"Eq": "Eq", "Gt": "Lt", "GtEq": "LtEq", "Lt": "Gt", "LtEq": "GtEq"}
@@ -130,7 +130,7 @@ def _frames(
     needed = [name for name in table.columns if name in {*columns, *table.key}]
     if predicate is not None:
         needed = [name for name in table.columns if name in {*needed, *predicate.meta.root_names()}]
-    with connect(settings) as conn, manifest.reading(conn, table.name):
+    with session(settings) as conn, manifest.reading(conn, table.name):
         ring = keyring(settings)
         listed = manifest.entries(conn, table.name) if table.name in ARCHIVED else []
         entries = [one for one in listed if possible(one, asked)]

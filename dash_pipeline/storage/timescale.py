@@ -5,8 +5,8 @@ Belongs here: SQL. Does not belong here: what is decided between statements (`da
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -59,6 +59,17 @@ def connect(settings: Settings) -> Connection:
         raise DashError("database: schema `ops` is missing; `dash-pipeline up` or the migrations create it")
     register_enum(info, conn, Status, mapping={status: status.value for status in Status})
     return conn
+
+
+@contextmanager
+def session(settings: Settings) -> Iterator[Connection]:
+    """A connection of `connect()` for a piece of work that begins anew when it fails: Unavailable with one line when
+    the database goes away in between."""
+    try:
+        with connect(settings) as conn:
+            yield conn
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise Unavailable(f"database: {first_line(error)}") from error
 
 
 # ---------------------------------------------------------------------------------------------- offsets

@@ -355,3 +355,29 @@ def test_a_missing_day_and_a_day_in_both_places_are_told(conn: db.Connection, mi
     insert(conn, BLOCKS, day_rows(rng, BLOCKS, chain, 1, 1))
     assert doubled(conn, chain) == [f"blocks {FIRST + timedelta(days=1)}"]
     assert purge(migrated) == 0
+
+
+def test_the_database_killed_while_a_day_is_written_is_one_line(
+    conn: db.Connection, migrated: Settings, chain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session that holds the locks is ended, as it is when the server goes away."""
+    from dash_pipeline.archive import export
+
+    rows = [day_rows(random.Random(4), TOKEN_TRANSFERS, chain, 0, 100)]
+    insert(conn, TOKEN_TRANSFERS, *rows)
+    set_tip(conn, chain, at(8.1))
+    real = export._commit
+
+    def end_first(mine: db.Connection, *args: object) -> None:
+        conn.execute("SELECT pg_terminate_backend(%s, 5000)", (mine.info.backend_pid,))
+        real(mine, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "_commit", end_first)
+        with pytest.raises(DashError, match=r"^database: ") as error:
+            retain(migrated, "run", ["token_transfers"])
+    assert "\n" not in str(error.value)
+    assert_once(migrated, TOKEN_TRANSFERS, rows)
+    assert retain(migrated, "run", ["token_transfers"]) == 100
+    assert_once(migrated, TOKEN_TRANSFERS, rows)
+    assert orphans(migrated, conn, chain) == set()
