@@ -277,7 +277,7 @@ def _copy(
 ) -> Backup | None:
     """Run pg_basebackup into `folder`; returns the parent it was taken against."""
     command = [
-        program(settings, "pg_basebackup"), "--pgdata", str(folder), "--format=tar", "--compress=client-zstd:3",
+        program(settings, "pg_basebackup"), "--pgdata", str(folder), "--format=tar", "--compress=client-zstd:1",
         "--wal-method=none", "--checkpoint=fast", "--no-sync", "--no-password",
     ]  # fmt: skip
     if parent:

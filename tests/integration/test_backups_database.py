@@ -19,12 +19,16 @@ from pathlib import Path
 import msgspec
 import psycopg
 import pytest
+import zstandard
+from dagster import DagsterInstance, Definitions
 from pydantic import SecretStr
 
+from dash_pipeline import settings as settings_module
 from dash_pipeline.backups import content, database, drill, restore, wal
-from dash_pipeline.backups.content import Point, Table
+from dash_pipeline.backups.content import Point
 from dash_pipeline.backups.database import Backup
 from dash_pipeline.backups.server import PrivateServer
+from dash_pipeline.definitions import build_defs
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
@@ -509,11 +513,71 @@ def test_a_role_that_may_not_replicate_is_told(here: Settings) -> None:
         database.take(here.model_copy(update={"backup_dsn": away}))
 
 
-def test_differences_say_what_and_where() -> None:
-    point = Point("dash", "0/1", "", {"a.same": Table(1, "5"), "a.less": Table(3, "5"), "a.gone": Table(2, "7")})
-    found = {"a.same": Table(1, "5"), "a.less": Table(2, "4"), "a.new": Table(1, "1")}
-    assert [str(one) for one in content.compare(point, found)] == [
-        "dash: a.gone: no such table, not 2 rows",
-        "dash: a.less: 2 rows, not 3 rows",
-        "dash: a.new: 1 rows, not no such table",
-    ]
+# --- as assets
+
+
+@pytest.fixture
+def location(stack: Stack, here: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Definitions]:
+    """Location `lifecycle`, whose settings are the stack's."""
+    monkeypatch.setenv("DASH_STACK_DIR", str(stack.layout.home))
+    monkeypatch.setenv("DASH_BACKUP_DIR", str(here.backup_dir))
+    settings_module.settings.cache_clear()
+    yield build_defs("lifecycle")
+    settings_module.settings.cache_clear()
+
+
+def test_backup_drill_and_check_as_jobs(location: Definitions, full: Backup) -> None:
+    with DagsterInstance.ephemeral() as instance:
+
+        def run(job: str) -> dict[str, object]:
+            done = location.resolve_job_def(job).execute_in_process(instance=instance)
+            (event,) = done.get_asset_materialization_events()
+            return {name: value.value for name, value in event.materialization.metadata.items()}
+
+        taken = run("backup_database")
+        assert taken["kind"] == "incremental"
+        assert str(taken["parent"]) >= full.name
+        drilled = run("restore_drill")
+        assert drilled["backup"] == taken["backup"]
+        assert 0 < float(str(drilled["RTO, s"])) <= float(str(drilled["seconds"]))
+        checked = location.resolve_job_def("check_backups").execute_in_process(instance=instance)
+        (evaluation,) = checked.get_asset_check_evaluations()
+        assert evaluation.passed, evaluation.description
+
+
+def test_a_drill_that_finds_a_difference_fails_with_the_table(
+    location: Definitions, here: Settings, full: Backup, bucket: s3.Bucket
+) -> None:
+    """The backup's own record is made to say that a table held a row more."""
+    place = f"{database.PREFIX}{database.backups(bucket)[-1].name}/{database.DESCRIPTION}"
+    whole = bucket.get(place)
+    assert whole
+    described = msgspec.json.decode(whole)
+    point = next(one for one in described["points"] if one["database"] == name_of(here))
+    point["tables"]["ops.witness"]["rows"] += 1
+    bucket.put(place, msgspec.json.encode(described))
+    try:
+        with DagsterInstance.ephemeral() as instance:
+            done = location.resolve_job_def("restore_drill").execute_in_process(instance=instance, raise_on_error=False)
+            assert not done.success
+            (failure,) = [event for event in done.all_events if event.is_step_failure]
+            assert "ops.witness: 1 rows, not 2 rows" in str(failure.step_failure_data.user_failure_data)
+    finally:
+        bucket.put(place, whole)
+
+
+# --- timelines
+
+
+def test_a_backup_that_a_restore_has_undone_is_not_restored_from(here: Settings, bucket: s3.Bucket) -> None:
+    settings = here.model_copy(update={"s3_bucket": empty(bucket)})
+    own, store = s3.bucket(settings), wal.archive(settings)
+    for name, timeline, end in (("20260301T020000Z", 1, "0/3000100"), ("20260302T020000Z", 1, "0/9000100"),
+                                ("20260303T020000Z", 2, "0/8000100")):  # fmt: skip
+        one = Backup(name, "", "2026-03-04T00:00:00+00:00", timeline, end, end, "", 1, "", 1.0, "", ())
+        own.put(f"{database.PREFIX}{name}/{database.DESCRIPTION}", msgspec.json.encode(one))
+    assert len(restore.restorable(settings)) == 3
+    history = b"1\t0/7000000\tbefore 2026-03-01 12:00:00+00\n"
+    own.put(wal.key("00000002.history"), zstandard.compress(history), seal=database.keyring(here).current)
+    assert store.branch_ends() == {1: 0x7000000}
+    assert [one.name[:8] for one in restore.restorable(settings)] == ["20260301", "20260303"]
