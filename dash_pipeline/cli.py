@@ -167,6 +167,23 @@ def offsets(
             out.print(f"{partition} {next_offset:,}", highlight=False)
 
 
+@app.command("restore-topics")
+def restore_topics(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Make the topics that Kafka has lost, as they were when they were last backed up."""
+    import msgspec
+
+    from dash_pipeline.backups import kafka
+    from dash_pipeline.settings import load_settings
+
+    settings = load_settings()
+    done = kafka.restore_topics(settings, kafka.load(settings))
+    if json:
+        out.print_json(msgspec.json.encode(done).decode())
+    else:
+        for what, names in (("made", done.created), ("widened", done.widened), ("other settings", done.differing)):
+            out.print(f"{what}: {', '.join(names) or 'none'}", highlight=False, soft_wrap=True)
+
+
 @app.command()
 def demo(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -362,6 +379,36 @@ def search_rebuild(
     else:
         for name, count in documents.items():
             out.print(f"{index}-{name}: {count:,} documents", highlight=False)
+
+
+@search_app.command("snapshots")
+def search_snapshots(json: JsonOption = False) -> None:
+    """Show the snapshots of the indexes, newest first."""
+    from dash_pipeline.backups import search
+    from dash_pipeline.settings import load_settings
+
+    found = search.snapshots(load_settings())
+    if json:
+        out.print_json(data=[{"name": one.name, "documents": one.documents} for one in found])
+    else:
+        for one in found:
+            out.print(f"{one.name} {one.documents:,} documents in {len(one.indexes)} indexes", highlight=False)
+
+
+@search_app.command("restore")
+def search_restore(
+    snapshot: Annotated[str, typer.Argument(help="A snapshot's name; the newest without.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Put a snapshot in place of the indexes; `search rebuild` then adds what was committed after it."""
+    from dash_pipeline.backups import search
+    from dash_pipeline.settings import load_settings
+
+    done = search.restore(load_settings(), snapshot)
+    if json:
+        out.print_json(data={"name": done.name, "documents": done.documents})
+    else:
+        out.print(f"{done.name}: {done.documents:,} documents are back", highlight=False)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from typer.testing import CliRunner
 
-from dash_pipeline import topics
+from dash_pipeline import cli, topics
 from dash_pipeline.backups import kafka as backups
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.kafka import kafka_python_options
@@ -106,6 +108,26 @@ def test_lost_topics_are_made_as_they_were(mine: Settings, admin: KafkaAdminClie
     assert (found[narrow].partitions, found[wide].partitions) == (6, 3)
     assert found[other].configs["retention.ms"] == str(topics.RETENTION_MS)
     assert backups.restore_topics(mine, taken) == backups.Made((), (), (other,))
+
+
+def test_the_operators_command(mine: Settings, admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic that is deleted comes back."""
+    monkeypatch.setattr("dash_pipeline.settings.load_settings", lambda: mine)
+    lost = f"{chain_of(mine)}.logs"
+    before = backups.snapshot(mine).topics[lost]
+    admin.delete_topics([lost])
+    wait_for(lambda: lost not in admin.list_topics())
+    done = CliRunner().invoke(cli.app, ["restore-topics"])
+    assert done.stdout == f"made: {lost}\nwidened: none\nother settings: none\n"
+    assert backups._topics(admin, {lost}) == {lost: before}
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
+    """Until it is so."""
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_only_its_own_key_reads_a_snapshot(mine: Settings) -> None:

@@ -18,7 +18,9 @@ from typing import Any
 import msgspec
 import pytest
 from opensearchpy import NotFoundError, OpenSearch
+from typer.testing import CliRunner
 
+from dash_pipeline import cli
 from dash_pipeline.backups import search as backups
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.settings import Settings
@@ -333,7 +335,7 @@ def test_one_at_a_time(mine: Settings, chain: str) -> None:
 def test_what_is_kept(mine: Settings, opensearch: OpenSearch, chain: str) -> None:
     """Of a day the newest; the rule itself has its own tests."""
     a, b, c = (backups.snapshot(mine) for _ in range(3))
-    a, b = (replace(one, taken_at=one.taken_at - timedelta(days=40, seconds=n)) for n, one in enumerate((a, b)))
+    a, b = (replace(one, taken_at=one.taken_at - timedelta(days=40, minutes=n)) for n, one in enumerate((a, b)))
     rewrite(mine, a)
     rewrite(mine, b)
     assert backups.forget(mine) == [b.name]
@@ -359,6 +361,19 @@ def test_the_operators_restore(mine: Settings, opensearch: OpenSearch, chain: st
     write(opensearch, name, range(2_500, 2_510), 6)
     with pytest.raises(DashError, match="no snapshot dash-never under"):
         backups.restore(mine, "dash-never")
+
+
+def test_the_operators_commands(
+    mine: Settings, opensearch: OpenSearch, chain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dash_pipeline.settings.load_settings", lambda: mine)
+    taken = backups.snapshot(mine)
+    search.delete(opensearch, chain)
+    listed = CliRunner().invoke(cli.app, ["search", "snapshots", "--json"])
+    assert json.loads(listed.stdout) == [{"name": taken.name, "documents": taken.documents}]
+    done = CliRunner().invoke(cli.app, ["search", "restore"])
+    assert done.stdout == f"{taken.name}: {taken.documents:,} documents are back\n"
+    assert opensearch.count(index=f"transactions-{chain}")["count"] == 2_500
 
 
 def test_the_store_encrypts_what_the_node_writes(mine: Settings, chain: str) -> None:
