@@ -79,6 +79,11 @@ def archive_key(chain: str, table: str) -> AssetKey:
     return AssetKey([chain, f"{table}_archive"])
 
 
+def compaction_key() -> AssetKey:
+    """The archive's objects, merged where they are small."""
+    return AssetKey(["archive", "compaction"])
+
+
 def housekeeping_key(name: str) -> AssetKey:
     """What is swept: documents, uploads, staging tables, or Dagster's own records."""
     return AssetKey(["housekeeping", name])

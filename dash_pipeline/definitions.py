@@ -96,6 +96,7 @@ def _lifecycle() -> dict[str, Any]:
     chains = load_chains(settings().chains_file).values()
     days, archived = archive.archive_jobs(chains), archive.archive_check_job(chains)
     clocked = [
+        (archive.compaction_job(), schedules.daily_compaction),
         (archived, schedules.daily_archive_check),
         (backups.backup_job(), schedules.daily_backup),
         (backups.drill_job(), schedules.weekly_drill),
@@ -107,6 +108,7 @@ def _lifecycle() -> dict[str, Any]:
     return {
         "assets": [
             *map(archive.archive_asset, chains),
+            archive.compaction_asset(),
             *backups.backup_assets(),
             *other_backups.other_backup_assets(),
             *housekeeping.housekeeping_assets(),

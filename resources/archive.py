@@ -37,6 +37,12 @@ class ArchiveResource(ConfigurableResource[Any]):
         )  # fmt: skip
         return done
 
+    def compact(self, run_id: str) -> int:
+        """Merge small objects; returns how many there are fewer."""
+        from dash_pipeline.archive.rewrite import compact
+
+        return compact(settings(), run_id)
+
     def size(self, table: str) -> dict[str, int]:
         """What a table takes: hot, all chains, with its indexes; archived, all chains."""
         from dash_pipeline.archive.manifest import sizes

@@ -76,6 +76,17 @@ def hourly_waiting(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
     )
 
 
+def daily_compaction(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """Small objects of the archive, merged once a day, before they are checked."""
+    return ScheduleDefinition(
+        name="daily_compaction",
+        job=job,
+        cron_schedule="53 1 * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Merges the small objects that late rows have left.",
+    )
+
+
 def daily_archive_check(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
     """The archive, read again once a day."""
     return ScheduleDefinition(

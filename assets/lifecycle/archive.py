@@ -20,6 +20,7 @@ from dagster import (
     DailyPartitionsDefinition,
     Failure,
     MaterializeResult,
+    asset,
     asset_check,
     define_asset_job,
     in_process_executor,
@@ -27,7 +28,7 @@ from dagster import (
 )
 
 from assets import owners
-from assets.keys import archive_key, table_key
+from assets.keys import LIFECYCLE, archive_key, compaction_key, table_key
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 #: The day of Ethereum's first block: no chain here is older.
 FIRST_DAY = "2015-07-30"
 CHECK_ARCHIVE = "check_archive"
+COMPACT_ARCHIVE = "compact_archive"
 
 _PARTITIONS = DailyPartitionsDefinition(FIRST_DAY)
 
@@ -87,6 +89,37 @@ def archive_asset(chain: Chain) -> AssetsDefinition:
             yield MaterializeResult(asset_key=key, metadata=archive.size(table))
 
     return archive
+
+
+def compaction_asset() -> AssetsDefinition:
+    """Few objects where there were many, all chains."""
+
+    @asset(
+        key=compaction_key(),
+        description="Days with late rows have several objects; the small ones are merged into one, which is compared"
+        " with them before it takes their place.",
+        group_name=LIFECYCLE,
+        owners=[owners.OPERATIONS],
+        kinds={"s3", "parquet"},
+    )
+    def compaction(context: AssetExecutionContext, archive: ArchiveResource) -> MaterializeResult[Any]:
+        try:
+            return MaterializeResult(metadata={"objects fewer": archive.compact(context.run_id)})
+        except DashError as error:
+            raise Failure(str(error), allow_retries=False) from None
+
+    return compaction
+
+
+def compaction_job() -> "UnresolvedAssetJobDefinition":
+    """The archive's small objects, merged."""
+    return define_asset_job(
+        COMPACT_ARCHIVE,
+        AssetSelection.assets(compaction_key()),
+        description="Merges the small objects of each archived day.",
+        tags={owners.OWNER_TAG: owners.OPERATIONS},
+        executor_def=in_process_executor,
+    )
 
 
 def archive_checks(chain: Chain) -> list[AssetChecksDefinition]:
