@@ -395,6 +395,26 @@ def search_snapshots(json: JsonOption = False) -> None:
             out.print(f"{one.name} {one.documents:,} documents in {len(one.indexes)} indexes", highlight=False)
 
 
+@search_app.command("drill")
+def search_drill(json: JsonOption = False) -> None:
+    """Restore the newest snapshot beside the indexes and compare every document. Exit code 2 if an index differs."""
+    from dash_pipeline.backups import search
+    from dash_pipeline.settings import load_settings
+
+    found = search.drill(load_settings())
+    about = {"snapshot": found.snapshot.name, "documents": found.documents, "differences": list(found.differences)}
+    if json:
+        out.print_json(data=about | {"rto_s": found.restore_s, "rpo_s": found.age_s})
+    else:
+        out.print(
+            f"{found.snapshot.name}: {found.documents:,} documents restored in {found.restore_s:.1f} s and compared;"
+            f" {len(found.differences)} indexes differ",
+            highlight=False,
+        )
+    if found.differences:
+        raise DashError("\n".join(found.differences))
+
+
 @search_app.command("restore")
 def search_restore(
     snapshot: Annotated[str, typer.Argument(help="A snapshot's name; the newest without.")] = "",

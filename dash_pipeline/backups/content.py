@@ -31,7 +31,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.errors import DashError, Unavailable, first_line
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -108,11 +108,6 @@ def session(dsn: str, database: str = "", **options: Any) -> Iterator[Connection
             ) from error
         except psycopg.OperationalError as error:
             raise Unavailable(f"database: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """A server's error without the lines that explain it."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def databases(conn: Connection) -> list[str]:

@@ -1,6 +1,7 @@
 """The restore drill: the newest backup put back on a second server, and held to what the source held.
 
-Belongs here: the drill and its report. Does not belong here: each of its steps.
+Belongs here: the drill and its report. Does not belong here: each of its steps; the indexes,
+which have a drill of their own (`search.py`).
 
 Every table of every database is compared twice: at the positions of the log that the backup was described at, and at
 positions taken now, which only the archived log reaches. The second server recovers from one position to the next and
@@ -11,7 +12,7 @@ stands still at each, readable, so that what is compared is that state and no ot
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -31,9 +32,6 @@ from dash_pipeline.backups.database import Backup, Say, archived, replication_ds
 from dash_pipeline.backups.restore import choose, fetch, restorable
 from dash_pipeline.backups.server import PrivateServer, Target, private_server
 from dash_pipeline.settings import Settings
-
-#: What else a drill puts back and compares: its name, and what returns a line for each difference.
-OTHERS: Mapping[str, Callable[[Settings], Sequence[str]]] = {}
 
 _PATIENCE_S = 3600.0
 
@@ -92,12 +90,11 @@ def drill(
         finally:
             server.stop()
     seconds = time.monotonic() - began
-    others = [f"{name}: {line}" for name, one in OTHERS.items() for line in one(settings)]
     return Drill(
         at=at.isoformat(), backup=backup.name, rto_s=round(seconds - counted_s - compared_s, 3),
         rpo_s=round(rpo_s, 3), tables=sum(len(point.tables) for point in expected), rows=rows(expected),
         positions=tuple(f"{point.database} {point.lsn}" for point in expected),
-        differences=(*map(str, differences), *others),
+        differences=tuple(map(str, differences)),
         seconds=round(seconds, 3),
     )  # fmt: skip
 

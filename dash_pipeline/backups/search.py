@@ -210,11 +210,6 @@ def drill(settings: Settings) -> Drilled:
     )
 
 
-def differences(settings: Settings) -> tuple[str, ...]:
-    """What a drill finds that is not as it was recorded; see `drill`."""
-    return drill(settings).differences
-
-
 def restore(settings: Settings, name: str = "") -> Snapshot:
     """Put a snapshot (the newest without a name) in place of the indexes in use: each is restored beside them and then
     swapped in behind its aliases; the old ones are deleted.

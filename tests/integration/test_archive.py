@@ -211,8 +211,8 @@ def test_the_asset_shows_each_day_and_the_sensor_starts_what_is_due(
     from dash_pipeline.definitions import build_defs
     from resources.archive import ArchiveResource
 
-    module = importlib.import_module("resources.archive")
-    monkeypatch.setattr(module, "settings", lambda: migrated)
+    for module in ("dash_pipeline.definitions", "resources.archive"):
+        monkeypatch.setattr(importlib.import_module(module), "settings", lambda: migrated)
     rows = fill(conn, TOKEN_TRANSFERS, "anvil", range(10))
     set_tip(conn, "anvil", at(9, 12))
     defs = build_defs("lifecycle")
