@@ -46,10 +46,8 @@ def prune(instance: DagsterInstance, keep: timedelta) -> Pruned:
     for some in _slices(_old_runs(instance, before), _RUNS_AT_ONCE):
         events += _delete_events(instance, some, newest)
         for run in some:
-            instance.event_log_storage.free_concurrency_slots_for_run(run)
             instance.compute_log_manager.delete_logs(prefix=[run])
-            instance.run_storage.delete_run(run)
-        runs += len(some)
+        runs += _delete_runs(instance, some)
     events += _delete_superseded(instance, before, newest)
     return Pruned(runs, events, _delete_checks(instance, before), _delete_ticks(instance, before))
 
@@ -75,6 +73,15 @@ def _old_runs(instance: DagsterInstance, before: datetime) -> list[str]:
     )
     with _connection(instance.run_storage) as conn:
         return [run for (run,) in conn.execute(query.order_by(runs.id))]
+
+
+def _delete_runs(instance: DagsterInstance, runs: Sequence[str]) -> int:
+    """Delete the runs themselves, with their tags."""
+    from dagster._core.storage.runs.schema import RunsTable
+
+    # Not one by one by the storage's own method: each would be a transaction.
+    with _connection(instance.run_storage) as conn:
+        return int(conn.execute(RunsTable.delete().where(RunsTable.c.run_id.in_(runs))).rowcount)
 
 
 def _newest_events(instance: DagsterInstance) -> set[int]:

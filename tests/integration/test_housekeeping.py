@@ -357,6 +357,7 @@ def test_old_runs_go_and_what_is_materialised_stays(instance: DagsterInstance) -
     done = prune(instance, KEEP)
     assert (done.runs, done.ticks) == (5, 0)
     assert runs(instance) == {young, waiting}
+    assert query(instance, "SELECT DISTINCT run_id FROM run_tags WHERE run_id NOT IN (SELECT run_id FROM runs)") == []
     assert cancelled not in runs(instance)
     query(instance, "UPDATE asset_keys SET cached_status_data = NULL")
     assert materialised(instance) == before
@@ -439,7 +440,7 @@ def test_killed_in_the_midst_the_next_one_goes_on(instance: DagsterInstance, mon
         run(instance, partition)
     grow_old(instance)
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(type(instance.run_storage), "delete_run", raise_interrupt)
+        patch.setattr(type(instance.compute_log_manager), "delete_logs", raise_interrupt)
         prune(instance, KEEP)
     assert len(runs(instance)) == 3
     assert prune(instance, KEEP).runs == 3
@@ -448,7 +449,7 @@ def test_killed_in_the_midst_the_next_one_goes_on(instance: DagsterInstance, mon
     assert materialised(instance) == {"a": "MATERIALIZED", "b": "MATERIALIZED"}
 
 
-def raise_interrupt(*_: object) -> None:
+def raise_interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
