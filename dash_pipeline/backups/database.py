@@ -61,7 +61,7 @@ class Backup(msgspec.Struct, frozen=True):
     `name`: when it began (UTC). `parent`: the backup that an incremental one needs, and "" for a full one. It can be
     restored to any moment after `ended_at` (UTC, ISO 8601). `points`: what each database held shortly after. `start`,
     `end`: the log it needs to be consistent, on `timeline`. `key`: the name of its objects' key. `bytes`, `sha256`: of
-    base.tar.zst. `preload`: libraries the server is started with.
+    base.tar.zst. `preload`: libraries the server is started with. `system`: the cluster's own number.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Backup(msgspec.Struct, frozen=True):
     seconds: float
     preload: str
     points: tuple[Point, ...]
+    system: str = ""
 
     @property
     def time(self) -> datetime:
@@ -188,7 +189,8 @@ def take(settings: Settings, *, full: bool = False, say: Say = lambda _: None) -
             say(f"{name}: {'incremental on ' + parent.name if parent else 'full'}")
             parent = _copy(settings, dsn, bucket, parent, folder / "base", say)
             base, manifest = folder / "base" / BASE, folder / "base" / "backup_manifest"
-            needed = json.loads(manifest.read_bytes())["WAL-Ranges"][-1]
+            listed = json.loads(manifest.read_bytes())
+            needed = listed["WAL-Ranges"][-1]
             for file, to in ((base, BASE), (manifest, MANIFEST)):
                 say(f"{name}: {to}: {file.stat().st_size:,} bytes")
                 bucket.upload(file, f"{PREFIX}{name}/{to}", seal)
@@ -200,7 +202,7 @@ def take(settings: Settings, *, full: bool = False, say: Say = lambda _: None) -
                 name=name, parent=parent.name if parent else "", ended_at=ended_at, timeline=needed["Timeline"],
                 start=needed["Start-LSN"], end=needed["End-LSN"], key=seal.name if seal else "",
                 bytes=base.stat().st_size, sha256=sha256(base), seconds=round(time.monotonic() - began, 3),
-                preload=preload, points=tuple(seen),
+                preload=preload, points=tuple(seen), system=str(listed["System-Identifier"]),
             )  # fmt: skip
         bucket.put(f"{PREFIX}{name}/{DESCRIPTION}", msgspec.json.encode(backup), new=True)
     return backup
@@ -251,8 +253,8 @@ def _new_name(there: Sequence[Backup]) -> str:
 
 
 def _parent(there: Sequence[Backup], settings: Settings, conn: Connection) -> Backup | None:
-    """What an incremental backup is taken against: the newest, unless its full one is too old, gone, or of the time
-    before a restore."""
+    """What an incremental backup is taken against: the newest, unless its full one is too old or gone, or it is of the
+    time before a restore, or of another cluster."""
     if not there:
         return None
     newest = there[-1]
@@ -262,7 +264,9 @@ def _parent(there: Sequence[Backup], settings: Settings, conn: Connection) -> Ba
         log.warning("%s; a full backup is taken", error)
         return None
     old = datetime.now(UTC) - first.time > timedelta(days=settings.backup_full_days, minutes=-30)
-    return None if old or timeline_of(conn) != newest.timeline else newest
+    row = conn.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
+    same = row == (newest.system,) and timeline_of(conn) == newest.timeline
+    return newest if same and not old else None
 
 
 def timeline_of(conn: Connection) -> int:

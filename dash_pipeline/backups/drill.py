@@ -115,8 +115,7 @@ def _compare_all(
             damage(server)
         server.start()
         with server.wait("SELECT pg_get_wal_replay_pause_state()", "paused", _PATIENCE_S) as conn:
-            said = f"comparing {len(point.tables)} tables of {point.database} at {point.lsn}"
-            say(said)
+            say(f"comparing {len(point.tables)} tables of {point.database} at {point.lsn}")
             began = time.monotonic()
             with connect(server.dsn(point.database)) as there:
                 differences += compare(point, tables(there))

@@ -173,6 +173,7 @@ def restore(
         with server.wait("SELECT pg_is_in_recovery()", False, _PATIENCE_S) as conn:
             names = databases(conn)
             row = conn.execute("SELECT pg_last_xact_replay_timestamp()").fetchone()
+        shutil.rmtree(folder / "ahead")
     except BaseException:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,8 @@ Belongs here: the server. Does not belong here: what is in its data folder (`res
 
     <folder>/data       the cluster; holds no settings of ours, so it can be moved to where it belongs
     <folder>/conf       postgresql.conf and pg_hba.conf
-    <folder>/sockets    where it listens beside 127.0.0.1; who can open the folder is the superuser
+    <folder>/sockets    where it listens beside 127.0.0.1; who can open it is the superuser. In the folder for temporary
+                        files when the path is too long for a socket
     <folder>/ahead      segments of the log that were fetched before they were asked for
     <folder>/server.log
 
@@ -15,19 +16,24 @@ follows. Of a server that is to take its place (`keep_log`), segments wait in it
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shlex
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from dash_pipeline import children
 from dash_pipeline.backups.content import Connection, connect
@@ -53,6 +59,8 @@ _WAL_SETTINGS = (
     "kafka_bootstrap", "timescale_dsn", "opensearch_url", "s3_endpoint", "s3_region", "s3_bucket", "s3_access_key",
     "s3_secret_key", "encryption_keys",
 )  # fmt: skip
+# sun_path holds 108 bytes; PostgreSQL puts up to 20 behind the folder.
+_LONGEST_SOCKET_FOLDER = 85
 _LOG_TIME = re.compile(r"last completed transaction was at log time (\S+ \S+)")
 
 
@@ -88,20 +96,29 @@ class PrivateServer:
         """What it printed."""
         return self.folder / "server.log"
 
+    @property
+    def sockets(self) -> Path:
+        """Where its socket is."""
+        usual = self.folder / "sockets"
+        if len(os.fsencode(usual)) <= _LONGEST_SOCKET_FOLDER:
+            return usual
+        return Path(tempfile.gettempdir()) / f"dash-{hashlib.sha256(os.fsencode(usual)).hexdigest()[:16]}"
+
     def dsn(self, database: str = "postgres") -> str:
         """By the socket, as superuser."""
-        return f"host={self.folder / 'sockets'} port={self.port} user=postgres dbname={database}"
+        return make_conninfo(host=str(self.sockets), port=self.port, user="postgres", dbname=database)
 
     def configure(self, backup: Backup, target: Target, *, keep_log: bool = False) -> None:
         """Write its configuration, and tell it to recover to `target`."""
-        for name in ("conf", "sockets", "ahead"):
-            (self.folder / name).mkdir(mode=0o700, exist_ok=True)
+        folders = [self.folder / "conf", self.folder / "ahead", self.sockets]
+        for folder in folders:
+            folder.mkdir(mode=0o700, exist_ok=True)
         fetch = f"{shlex.quote(sys.executable)} -P -m dash_pipeline.backups.wal fetch %f %p"
         ahead = shlex.quote(str(self.folder / "ahead"))
         values: dict[str, object] = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
-            "unix_socket_directories": self.folder / "sockets",
+            "unix_socket_directories": self.sockets,
             "hba_file": self.folder / "conf" / "pg_hba.conf",
             "ident_file": self.folder / "conf" / "pg_hba.conf",
             "shared_preload_libraries": backup.preload,
@@ -126,7 +143,7 @@ class PrivateServer:
         (self.folder / "conf" / "postgresql.conf").write_text("\n".join(lines) + "\n")
         (self.folder / "conf" / "pg_hba.conf").write_text(_HBA)
         (self.data / "recovery.signal").touch()
-        self.user.owns(*(self.folder / name for name in ("data", "conf", "sockets", "ahead")))
+        self.user.owns(self.data, *folders)
 
     def _as_it_was(self) -> dict[str, str]:
         said = subprocess.run(
@@ -162,11 +179,13 @@ class PrivateServer:
         if self.process is None or self.process.poll() is not None:
             return
         try:
-            self.process.send_signal(2)
+            self.process.send_signal(signal.SIGINT)
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.sockets.parent != self.folder:
+            shutil.rmtree(self.sockets, ignore_errors=True)
 
     def wait(self, query: str, expected: object, patience_s: float) -> Connection:
         """A connection as soon as it answers `query` so. Raises what `problem` says when it ends, Unavailable when it

@@ -50,7 +50,7 @@ def restored_text(restored: Restored) -> str:
     """Where the data is, and how to reach and end the server."""
     head = (
         f"restored from backup {restored.backup} in {restored.seconds:.1f} s; newest commit:"
-        f" {restored.newest_commit or 'none'}\ndata: {restored.data}"
+        f" {restored.newest_commit or 'none since then'}\ndata: {restored.data}"
     )
     if not restored.pid:
         return f"{head}\nthe server is stopped: the folder can be moved"
