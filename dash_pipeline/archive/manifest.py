@@ -1,6 +1,6 @@
 """What the manifest says: objects, and the days that are archived.
 
-Belongs here: rows of ops.archive_manifest, in and out; the retention edge. Does not belong here: objects (`export.py`).
+Belongs here: rows of ops.archive_manifest, in and out. Does not belong here: objects (`export.py`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 
 from dash_pipeline.storage.timescale import Connection
 
@@ -80,21 +80,6 @@ def replace(conn: Connection, old: Iterable[Entry]) -> None:
         "UPDATE ops.archive_manifest SET replaced_at = clock_timestamp() WHERE object = ANY(%s)",
         ([one.object for one in old],),
     )
-
-
-def edges(conn: Connection, retention: timedelta, settle_blocks: int, ahead: timedelta) -> dict[str, datetime]:
-    """Chain -> the time (UTC) that lies `retention` before its newest block: days that end by then are archived.
-
-    A block's timestamp is what its producer says. The oldest of the newest `settle_blocks` + 1 blocks counts, and
-    never more than `ahead` of this machine's clock: one block from the year 2100 archives nothing early.
-    """
-    rows = conn.execute(
-        "SELECT c.chain, least(n.newest, clock_timestamp() + %s) - %s FROM ops.chains c CROSS JOIN LATERAL"
-        " (SELECT min(ts) AS newest FROM (SELECT ts FROM chain.blocks b WHERE b.chain = c.chain"
-        "  ORDER BY b.block_number DESC LIMIT %s) b) n WHERE n.newest IS NOT NULL",
-        (ahead, retention, settle_blocks + 1),
-    ).fetchall()
-    return dict(rows)
 
 
 def midnight(day: date) -> datetime:

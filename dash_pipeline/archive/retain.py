@@ -14,7 +14,7 @@ from dash_pipeline.archive.manifest import Entry, midnight
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage.tables import Table
-from dash_pipeline.storage.timescale import Connection, session
+from dash_pipeline.storage.timescale import Connection, newest_times, session
 
 Done = Callable[[Day, list[Entry]], None]
 
@@ -57,8 +57,9 @@ def all_due(settings: Settings) -> dict[str, list[date]]:
 
 
 def _edges(settings: Settings, conn: Connection) -> dict[str, datetime]:
-    ahead = timedelta(seconds=settings.wall_clock_gap_s)
-    return manifest.edges(conn, timedelta(days=settings.retention_days), settings.settle_blocks, ahead)
+    """Chain -> the time that lies the retention before its newest block: days that end by then are archived."""
+    retention = timedelta(days=settings.retention_days)
+    return {chain: newest - retention for chain, newest in newest_times(conn, settings).items()}
 
 
 def due(conn: Connection, table: Table, edges: dict[str, datetime]) -> Iterator[Day]:

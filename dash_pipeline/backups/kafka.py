@@ -103,7 +103,7 @@ def load(settings: Settings, name: str = "") -> Snapshot:
 def forget(settings: Settings) -> list[str]:
     """Delete the snapshots that need not be kept; their objects' names."""
     found = snapshots(settings)
-    keep = kept(found.values())
+    keep = kept(found.values(), settings.backup_daily, settings.backup_weekly)
     gone = sorted(name for name, taken_at in found.items() if taken_at not in keep)
     s3.bucket(settings).delete(gone)
     return gone

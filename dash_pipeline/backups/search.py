@@ -161,7 +161,7 @@ def forget(settings: Settings) -> list[str]:
     with closing(connect(settings)) as conn, _alone(conn), _errors(settings):
         repository = register(settings)
         known = {one.name: one.taken_at for one in snapshots(settings)}
-        keep = kept(known.values())
+        keep = kept(known.values(), settings.backup_daily, settings.backup_weekly)
         # One that is under way without anybody waiting for it ends by itself, and goes the next time.
         there = {name for name, state in _states(opensearch, repository).items() if state != "IN_PROGRESS"}
         old = [name for name, taken_at in known.items() if taken_at not in keep]

@@ -19,7 +19,7 @@ from dash_pipeline.storage.search.alerts import ALERTS_INDEX
 from dash_pipeline.storage.search.bulk import client, opensearch_errors
 from dash_pipeline.storage.search.follower import connect
 from dash_pipeline.storage.search.indexes import TRANSACTIONS_INDEX, WALLETS_INDEX, alias
-from dash_pipeline.storage.timescale import Connection
+from dash_pipeline.storage.timescale import newest_times
 
 # A request deletes so many at most, so that none outlasts its time and indexing goes on between them.
 _AT_ONCE = 20_000
@@ -35,7 +35,7 @@ def roll_off(settings: Settings, say: Callable[[str], None] = lambda line: None)
     opensearch = client(settings)
     with closing(connect(settings)) as conn, opensearch_errors():
         gone: dict[str, int] = {}
-        for chain, newest in _newest_blocks(conn, settings).items():
+        for chain, newest in newest_times(conn, settings).items():
             for index, field, days in (
                 (TRANSACTIONS_INDEX, "ts", settings.search_transaction_days),
                 (WALLETS_INDEX, "day", settings.search_wallet_days),
@@ -49,18 +49,6 @@ def roll_off(settings: Settings, say: Callable[[str], None] = lambda line: None)
         if count:
             say(f"{name}: {count:,} documents were older than their window")
     return {name: count for name, count in gone.items() if count}
-
-
-def _newest_blocks(conn: Connection, settings: Settings) -> dict[str, datetime]:
-    """Chain -> the time that its windows count from: of the newest `settle_blocks` + 1 blocks the oldest's, and not far
-    ahead of the clock, so that one block from the year 2100 deletes nothing."""
-    rows = conn.execute(
-        "SELECT c.chain, least(n.newest, clock_timestamp() + %s) FROM ops.chains c CROSS JOIN LATERAL"
-        " (SELECT min(ts) AS newest FROM (SELECT ts FROM chain.blocks b WHERE b.chain = c.chain"
-        "  ORDER BY b.block_number DESC LIMIT %s) b) n WHERE n.newest IS NOT NULL ORDER BY 1",
-        (timedelta(seconds=settings.wall_clock_gap_s), settings.settle_blocks + 1),
-    ).fetchall()
-    return dict(rows)
 
 
 def _newest_alert(opensearch: OpenSearch) -> datetime | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -70,6 +70,21 @@ def session(settings: Settings) -> Iterator[Connection]:
             yield conn
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise Unavailable(f"database: {first_line(error)}") from error
+
+
+def newest_times(conn: Connection, settings: Settings) -> dict[str, datetime]:
+    """Chain -> the time (UTC) that its windows end at, when something is to be removed behind them.
+
+    A block's timestamp is what its producer says. The oldest of the newest `settle_blocks` + 1 blocks counts, and never
+    more than `wall_clock_gap_s` of this machine's future: one block from the year 2100 removes nothing early.
+    """
+    rows = conn.execute(
+        "SELECT c.chain, least(n.newest, clock_timestamp() + %s) FROM ops.chains c CROSS JOIN LATERAL"
+        " (SELECT min(ts) AS newest FROM (SELECT ts FROM chain.blocks b WHERE b.chain = c.chain"
+        "  ORDER BY b.block_number DESC LIMIT %s) b) n WHERE n.newest IS NOT NULL ORDER BY 1",
+        (timedelta(seconds=settings.wall_clock_gap_s), settings.settle_blocks + 1),
+    ).fetchall()
+    return dict(rows)
 
 
 # ---------------------------------------------------------------------------------------------- offsets
