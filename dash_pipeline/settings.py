@@ -153,7 +153,8 @@ def load_settings() -> Settings:
     """
     file = stack_dir() / "env"
     try:
-        return Settings(_env_file=file)  # type: ignore[call-arg]
+        # PostgreSQL runs our module as a user who may not read the file; its environment has all that the file says.
+        return Settings(_env_file=file if os.access(file, os.R_OK) else None)  # type: ignore[call-arg]
     except ValidationError as error:
         lines = []
         for problem in error.errors():
