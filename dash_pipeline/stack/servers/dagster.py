@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from dash_pipeline.stack import install
 from dash_pipeline.stack.install import Say
 from dash_pipeline.stack.layout import DEPLOYMENT, REPOSITORY
-from dash_pipeline.stack.secrets import write_private
+from dash_pipeline.stack.secrets import environment, write_private
 from dash_pipeline.stack.servers.base import NotReadyError, Place, Server, http_json
+from dash_pipeline.stack.servers.timescale import superuser
 from dash_pipeline.stack.supervisor import Program
 
 CODE_LOCATIONS = ("ingestion", "intelligence", "lifecycle", "marts")
@@ -26,6 +29,8 @@ CODE_LOCATIONS = ("ingestion", "intelligence", "lifecycle", "marts")
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus
     locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 _PROBLEM_WIDTH = 200
+_MAKE_TABLES = "from dagster import DagsterInstance; DagsterInstance.get().get_runs_count()"
+_ONE_AT_A_TIME = threading.Lock()
 _UNREACHABLE = "DagsterUserCodeUnreachableError"
 
 
@@ -58,7 +63,7 @@ class CodeServer(Server):
 
     def prepare(self, place: Place, say: Say) -> Program:
         """A location that does not load is served all the same: the UI then shows why."""
-        instance_home(place)
+        make_instance(place)
         address = ["--host", "127.0.0.1", "--port", str(place.ports[self.name])]
         module = [
             "--module-name",
@@ -97,7 +102,7 @@ class Webserver(Server):
 
     def prepare(self, place: Place, say: Say) -> Program:
         """Reads the code locations from the repository's workspace.yaml."""
-        instance_home(place)
+        make_instance(place)
         address = ["--host", "127.0.0.1", "--port", str(place.ports[self.name])]
         command = [
             *_dagster("dagster-webserver"),
@@ -136,7 +141,7 @@ class Daemon(Server):
 
     def prepare(self, place: Place, say: Say) -> Program:
         """One daemon for all code locations."""
-        instance_home(place)
+        make_instance(place)
         workspace = ["--workspace", str(REPOSITORY / "workspace.yaml")]
         return Program(self.name, [*_dagster("dagster-daemon"), "run", *workspace], stop_wait_s=20)
 
@@ -179,10 +184,19 @@ def _code_location(entry: dict[str, Any]) -> CodeLocation:
     return CodeLocation(entry["name"], result["__typename"] == "RepositoryLocation", problem)
 
 
-def instance_home(place: Place) -> None:
-    """Make DAGSTER_HOME."""
+def make_instance(place: Place) -> None:
+    """Make DAGSTER_HOME, and Dagster's tables in an empty database.
+
+    Each of Dagster's programs would make them, but several at once get in each other's way: the first tables of one
+    make the others believe that all are there.
+    """
     (place.layout.dagster / "logs").mkdir(parents=True, exist_ok=True)
     write_private(place.layout.dagster / "dagster.yaml", (DEPLOYMENT / "dagster" / "dagster.yaml").read_text())
+    with _ONE_AT_A_TIME, superuser(place, "dagster") as connection:
+        row = connection.execute("SELECT to_regclass('public.runs')").fetchone()
+        if row is None or row[0] is None:
+            values = environment(place.layout, place.ports, place.secrets)
+            install.call([sys.executable, "-c", _MAKE_TABLES], place.log("webserver"), secret=True, **values)  # type: ignore[arg-type]
 
 
 def _dagster(program: str) -> list[str]:
