@@ -27,8 +27,8 @@ from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.feed.files import Event, parse
 from dash_pipeline.settings import stack_dir
 
-# Its web3 needs pkg_resources, which newer setuptools lack.
-PACKAGES = ("ethereum-etl==2.4.2", "setuptools<81")
+# Its web3 needs pkg_resources, which newer setuptools lack, and that of Debian 12 takes eth-abi for missing.
+PACKAGES = ("ethereum-etl==2.4.2", "setuptools>=75,<81")
 # eth-abi pins a parsimonious that does not run on Python 3.11; the next one does, so pip must not look.
 PACKAGES_WITHOUT_DEPENDENCIES = ("parsimonious==0.9.0", "regex")
 
