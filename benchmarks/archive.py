@@ -32,21 +32,23 @@ _DAY = timedelta(days=1)
 
 _ROWS = """
 INSERT INTO chain.token_transfers
-SELECT %(chain)s, %(start)s + (b * interval '1 day') / %(blocks)s, %(height)s + b,
-    sha256(('b' || %(height)s + b)::bytea), sha256(('t' || %(height)s + b || '.' || i / 3)::bytea), i,
+SELECT %(chain)s, %(start)s::timestamptz + b * interval '1 day' / %(blocks)s::int4, %(height)s::int8 + b,
+    sha256(('b' || %(height)s::int8 + b)::bytea),
+    sha256(('t' || %(height)s::int8 + b || '.' || i / 3)::bytea), i,
     substr(sha256(('k' || (power(random(), 4) * 3000)::int)::bytea), 1, 20),
     substr(sha256(('w' || (power(random(), 3) * 300000)::int)::bytea), 1, 20),
     substr(sha256(('w' || (power(random(), 3) * 300000)::int)::bytea), 1, 20), v, v, NULL
-FROM generate_series(0, %(blocks)s - 1) b, generate_series(0, 149) i,
-    LATERAL (SELECT trunc((power(10, 4 + 20 * random()))::numeric) AS v, b, i) r
+FROM generate_series(0, %(blocks)s::int4 - 1) AS blocks(b), generate_series(0, 149) AS logs(i),
+    LATERAL (SELECT trunc((power(10, 4 + 20 * random() + 0 * (b + i)))::numeric) AS v) r
 """
 _TIP = """
 WITH new AS (
     INSERT INTO chain.blocks (chain, ts, block_number, block_hash, parent_hash)
-    SELECT %(chain)s, %(start)s + n * interval '1 second', %(height)s + n, sha256(('n' || %(height)s + n)::bytea), ''
-    FROM generate_series(0, 19) n RETURNING 1
+    SELECT %(chain)s, %(start)s::timestamptz + n * interval '1 second', %(height)s::int8 + n,
+        sha256(('n' || %(height)s::int8 + n)::bytea), ''
+    FROM generate_series(0, 19) AS newest(n) RETURNING 1
 )
-INSERT INTO ops.chains (chain, tip_number, tip_ts) VALUES (%(chain)s, %(height)s + 19, %(start)s)
+INSERT INTO ops.chains (chain, tip_number, tip_ts) VALUES (%(chain)s, %(height)s::int8 + 19, %(start)s)
 ON CONFLICT (chain) DO UPDATE SET tip_number = excluded.tip_number, tip_ts = excluded.tip_ts
 """
 
