@@ -55,7 +55,8 @@ def full(stack: Stack, here: Settings) -> Backup:
         conn.execute("VACUUM (FREEZE) ops.witness")  # or its first reader would write the page to the log again
         ingest(conn, 0)
     with superuser(stack.place, "dagster") as conn:
-        conn.execute("CREATE TABLE IF NOT EXISTS runs (run_id text); INSERT INTO runs VALUES ('a run of Dagster')")
+        # A name that Dagster does not use: it would take such a table for its own and not make the rest.
+        conn.execute("CREATE TABLE IF NOT EXISTS witness (word text); INSERT INTO witness VALUES ('in Dagster''s too')")
         conn.execute("CHECKPOINT")
     return database.take(here, full=True)
 
