@@ -87,7 +87,7 @@ def content_hash(frame: pl.DataFrame, table: Table) -> bytes:
             # Arrow's layout of texts is what is hashed: where each ends, and all of them behind one another.
             arrow = present.cast(pl.Binary).rechunk().to_arrow()
             ends = np.frombuffer(arrow.buffers()[1], np.int64)[arrow.offset : arrow.offset + len(arrow) + 1]
-            digest.update(np.diff(ends).astype("<u4"))
+            digest.update(np.diff(ends).astype("<u4").tobytes())
             digest.update(memoryview(arrow.buffers()[2] or b"")[ends[0] : ends[-1]])
         else:
             numbers = present.to_physical().to_numpy()

@@ -5,7 +5,7 @@ Belongs here: tables and sentences. Does not belong here: any of the work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from dash_pipeline.backups.content import rows
 from dash_pipeline.backups.database import Backup
 from dash_pipeline.backups.drill import Drill
 from dash_pipeline.backups.restore import Restored
+from dash_pipeline.backups.search import Drilled
 
 
 def backups_table(found: Sequence[Backup]) -> Table:
@@ -30,18 +31,24 @@ def backups_table(found: Sequence[Backup]) -> Table:
     return table
 
 
-def as_json(value: Backup | Drill | Restored | Sequence[Backup]) -> Any:
+def as_json(value: Backup | Restored | Sequence[Backup] | Mapping[str, Drill | Drilled]) -> Any:
     """What a program can read."""
     return msgspec.to_builtins(value)
 
 
-def drill_text(drill: Drill) -> str:
+def drill_text(found: Drill | Drilled) -> str:
     """What a drill found."""
+    if isinstance(found, Drill):
+        head, same = f"database, backup {found.backup}: {found.tables} tables, {found.rows:,} rows compared", "table"
+        seconds, lost = found.rto_s, f"at most the last {found.rpo_s:.0f} s would have been lost (RPO)"
+    else:
+        head, same = f"indexes, snapshot {found.snapshot.name}: {found.documents:,} documents compared", "index"
+        seconds, lost = found.restore_s, f"it is {found.age_s:.0f} s old (RPO without the tables)"
     lines = [
-        f"backup {drill.backup}: {drill.tables} tables, {drill.rows:,} rows compared",
-        f"restored in {drill.rto_s:.1f} s (RTO); at most the last {drill.rpo_s:.0f} s would have been lost (RPO)",
-        *(f"differs: {line}" for line in drill.differences),
-        "every table is what it was" if drill.good else f"{len(drill.differences)} differences",
+        head,
+        f"restored in {seconds:.1f} s (RTO); {lost}",
+        *(f"differs: {line}" for line in found.differences),
+        f"{len(found.differences)} differences" if found.differences else f"every {same} is what it was",
     ]
     return "\n".join(lines)
 

@@ -60,7 +60,7 @@ def test_the_runbook_brings_the_database_back(whole: Stack) -> None:
         "TIME": row[0].astimezone(UTC).isoformat(),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    assert len(commands()) == 11
+    assert len(commands()) == 12
     for command in commands():
         done = subprocess.run(["sh", "-ec", command], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"

@@ -335,7 +335,8 @@ def test_one_at_a_time(mine: Settings, chain: str) -> None:
 def test_what_is_kept(mine: Settings, opensearch: OpenSearch, chain: str) -> None:
     """Of a day the newest; the rule itself has its own tests."""
     a, b, c = (backups.snapshot(mine) for _ in range(3))
-    a, b = (replace(one, taken_at=one.taken_at - timedelta(days=40, minutes=n)) for n, one in enumerate((a, b)))
+    noon = a.taken_at.replace(hour=12) - timedelta(days=40)  # of one day, whatever the time is now
+    a, b = (replace(one, taken_at=noon - timedelta(minutes=n)) for n, one in enumerate((a, b)))
     rewrite(mine, a)
     rewrite(mine, b)
     assert backups.forget(mine) == [b.name]
@@ -367,10 +368,18 @@ def test_the_operators_commands(
     mine: Settings, opensearch: OpenSearch, chain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dash_pipeline.settings.load_settings", lambda: mine)
-    taken = backups.snapshot(mine)
+    said = CliRunner().invoke(cli.app, ["search", "snapshot"])
+    taken = backups.snapshots(mine)[0]
+    assert said.stdout.startswith(f"{taken.name}: {taken.documents:,} documents in ")
     search.delete(opensearch, chain)
     listed = CliRunner().invoke(cli.app, ["search", "snapshots", "--json"])
-    assert json.loads(listed.stdout) == [{"name": taken.name, "documents": taken.documents}]
+    assert json.loads(listed.stdout)[0] == {"name": taken.name, "documents": taken.documents}
+    drilled = CliRunner().invoke(cli.app, ["drill", "--only", "search", "--json"])
+    assert drilled.exit_code == 0
+    (found,) = json.loads(drilled.stdout).values()
+    assert (found["snapshot"]["name"], found["differences"]) == (taken.name, [])
+    said = CliRunner().invoke(cli.app, ["drill", "--only", "search"])
+    assert "every index is what it was" in said.stdout
     done = CliRunner().invoke(cli.app, ["search", "restore"])
     assert done.stdout == f"{taken.name}: {taken.documents:,} documents are back\n"
     assert opensearch.count(index=f"transactions-{chain}")["count"] == 2_500
