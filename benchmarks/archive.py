@@ -58,7 +58,7 @@ def run(stack: Stack) -> dict[str, object]:
     with fresh_database(stack) as settings, db.connect(settings) as conn:
         chain, hot, seconds, archived = f"bench{time.time_ns()}", list[int](), 0.0, 0
         for day in range(DAYS):
-            _insert(conn, chain, day)
+            insert_day(conn, chain, day)
             began = time.perf_counter()
             rows = retain(settings, "bench", ["token_transfers"])
             if rows:
@@ -78,7 +78,8 @@ def run(stack: Stack) -> dict[str, object]:
     }
 
 
-def _insert(conn: db.Connection, chain: str, day: int) -> None:
+def insert_day(conn: db.Connection, chain: str, day: int) -> None:
+    """A day of transfers, and the chain's tip behind it."""
     blocks = ROWS_PER_DAY // 150
     start, height = _START + day * _DAY, 20_000_000 + day * blocks
     conn.execute(_ROWS, {"chain": chain, "start": start, "height": height, "blocks": blocks})
