@@ -1,4 +1,4 @@
-"""Restore: how long a database of ten million rows takes to come back (RTO), and what a dead disk would have cost (RPO).
+"""Restore: how long ten million rows take to come back (RTO), and what a dead disk would have cost at most (RPO).
 
 A full backup, then half a million rows more that only the archived log has; the drill restores all of it into a second
 server and compares every table.
