@@ -630,7 +630,8 @@ def archive_rotate() -> None:
 
 @app.command("query")
 def query_command(sql: Annotated[str, typer.Argument(metavar="SQL")], json: JsonOption = False) -> None:
-    """Ask hot and archived rows together, in SQL: tables blocks, transactions, logs, token_transfers ..."""
+    """Ask hot and archived rows together, in SQL: tables blocks, transactions, logs, token_transfers ... anomalies,
+    predictions, dead_letters."""
     import polars as pl
 
     from dash_pipeline.settings import load_settings

@@ -12,27 +12,41 @@ from dash_pipeline.archive.manifest import midnight
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.history import collect, history
-from dash_pipeline.storage.tables import BLOCKS, Table
+from dash_pipeline.storage.tables import BLOCKS, DEAD_LETTERS, Table
 from tests import rows
 
 FIRST = date(2025, 3, 1)
 
 
 def day_rows(rng: random.Random, table: Table, chain: str, day: int, count: int) -> pl.DataFrame:
-    """Random rows, extremes among them, of the chain's day with this number; their keys are nobody else's."""
+    """Random rows, extremes among them, of the chain's day with this number; their keys are nobody else's, and nobody
+    needs them."""
     made = rows.frame(rng, table, count)
     start = midnight(FIRST + timedelta(days=day))
     times = [start + timedelta(microseconds=rng.randrange(86_400_000_000)) for _ in range(count)]
-    return made.with_columns(
-        chain=pl.lit(chain),
-        block_number=pl.Series([int(at.timestamp()) for at in times]),
-        ts=pl.Series(times, dtype=pl.Datetime("us", "UTC")),
-    )
+    at = pl.Series(times, dtype=pl.Datetime("us", "UTC"))
+    values: dict[str, pl.Series | pl.Expr] = {
+        "chain": pl.lit(chain),
+        "block_number": at.dt.epoch("s"),
+        "topic": pl.lit(f"{chain}.logs"),
+        "retracted_at": at,
+        "published_revision": pl.col("revision"),
+        table.time: at,
+    }
+    return made.with_columns(**{name: given for name, given in values.items() if name in table.columns})
 
 
 def insert(conn: db.Connection, table: Table, *frames: pl.DataFrame) -> None:
     """Put rows into the hot table as a lane does; those that are there do nothing."""
-    db.Writer(conn).insert(table, list(frames))
+    if table.namespace == "chain":
+        db.Writer(conn).insert(table, list(frames))
+        return
+    made = pl.concat(frames).drop("chain" if table is DEAD_LETTERS else [])  # which the database makes of the topic
+    names = ", ".join(f'"{name}"' for name in made.columns)
+    values = ", ".join(f"%s::{table.columns[name].type}" for name in made.columns)
+    conn.cursor().executemany(
+        f"INSERT INTO {table.relation} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING", made.rows()
+    )
 
 
 def set_tip(conn: db.Connection, chain: str, at: datetime, blocks: int = 20) -> pl.DataFrame:
@@ -54,7 +68,7 @@ def set_tip(conn: db.Connection, chain: str, at: datetime, blocks: int = 20) -> 
 
 def hot(conn: db.Connection, table: Table, chain: str) -> int:
     """How many hot rows the chain has."""
-    row = conn.execute(f"SELECT count(*) FROM chain.{table.name} WHERE chain = %s", (chain,)).fetchone()
+    row = conn.execute(f"SELECT count(*) FROM {table.relation} WHERE chain = %s", (chain,)).fetchone()
     assert row
     return int(row[0])
 

@@ -14,6 +14,7 @@ from dash_pipeline.storage.tables import Column, Table
 
 _DAY = datetime(2024, 1, 5, tzinfo=UTC)
 _WIDTHS = {"block_hash": 32, "parent_hash": 32, "tx_hash": 32, "address": 20, "logs_bloom": 256, "nonce": 8}
+_WORDS = {"severity": ["low", "medium", "high"], "subject_kind": ["pool", "wallet"]}
 
 
 def value(rng: random.Random, name: str, column: Column) -> Any:
@@ -23,6 +24,8 @@ def value(rng: random.Random, name: str, column: Column) -> Any:
     match column.type:
         case "bytea":
             return rng.randbytes(_WIDTHS.get(name, rng.choice([0, 1, 20, 32, 1000])))
+        case "text" if name in _WORDS:
+            return rng.choice(_WORDS[name])
         case "text":
             return rng.choice(["", "a", "ü€𝄞", 'quote"\\', "tab\tline\n", "x" * 3000])
         case "jsonb":
@@ -40,6 +43,10 @@ def value(rng: random.Random, name: str, column: Column) -> Any:
             return rng.random() < 0.5
         case "timestamptz":
             return _DAY + timedelta(seconds=rng.randrange(86_400), microseconds=rng.randrange(10**6))
+        case "bytea[]":
+            return rng.choice([[], [b""], [rng.randbytes(20), None, rng.randbytes(20)], [rng.randbytes(32)]])
+        case "int4[]":
+            return rng.choice([[], [0], [1, None, 2**31 - 1], [-(2**31)]])
     raise AssertionError(column.type)
 
 
@@ -52,6 +59,9 @@ def frame(rng: random.Random, table: Table, rows: int, *, null: bool | None = No
             continue
         shape = Column(column.type, column.about) if null is False else column
         data[name] = [value(rng, name, shape) for _ in range(rows)]
-    data["block_hash"] = [secrets.token_bytes(32) for _ in range(rows)]
+    distinct = {"block_hash", "id", "anomaly_id"} & table.columns.keys()
+    data |= {name: [secrets.token_bytes(32) for _ in range(rows)] for name in distinct}
+    if "offset" in data:
+        data["offset"] = [secrets.randbits(63) for _ in range(rows)]
     data["chain"] = ["anvil"] * rows
     return pl.DataFrame(data, schema=table.schema())

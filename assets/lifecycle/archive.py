@@ -28,7 +28,7 @@ from dagster import (
 )
 
 from assets import owners
-from assets.keys import LIFECYCLE, archive_key, compaction_key, table_key
+from assets.keys import LIFECYCLE, archive_key, compaction_key, dead_letters_key, intel_key, table_key
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
@@ -42,6 +42,8 @@ FIRST_DAY = "2015-07-30"
 CHECK_ARCHIVE = "check_archive"
 COMPACT_ARCHIVE = "compact_archive"
 
+# Tables that are one asset for all chains.
+_SHARED = {"predictions": intel_key("predictions"), "dead_letters": dead_letters_key()}
 _PARTITIONS = DailyPartitionsDefinition(FIRST_DAY)
 
 
@@ -51,14 +53,14 @@ def archive_name(chain: str) -> str:
 
 
 def archive_asset(chain: Chain) -> AssetsDefinition:
-    """A chain's hypertables on S3."""
+    """What a chain's tables no longer hold, on S3."""
 
     @multi_asset(
         name=f"archive_days_{chain.name}",
         specs=[
             AssetSpec(
                 archive_key(chain.name, table),
-                deps=[table_key(chain.name, table)],
+                deps=[_SHARED.get(table) or table_key(chain.name, table)],
                 description=f"{described.about} Days of {chain.title} that are no longer hot, as Parquet on S3; each"
                 " was read back and compared before its rows were dropped.",
                 group_name=f"{chain.name}_archive",

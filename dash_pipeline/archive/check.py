@@ -73,12 +73,12 @@ def doubled(conn: Connection, chain: str) -> list[str]:
     """`table date` for each of the chain's days that is archived and has hot rows: late or replayed ones, until the
     next run takes them out."""
     found: list[str] = []
-    for table in ARCHIVED:
+    for table in ARCHIVED.values():
         rows = conn.execute(
             "SELECT DISTINCT m.date FROM ops.archive_manifest m WHERE m.table_name = %(table)s"
-            f" AND m.chain = %(chain)s AND m.replaced_at IS NULL AND EXISTS (SELECT FROM chain.{table} t"
-            "  WHERE t.chain = m.chain AND t.ts >= m.date AND t.ts < m.date + 1) ORDER BY 1",
-            {"table": table, "chain": chain},
+            f" AND m.chain = %(chain)s AND m.replaced_at IS NULL AND EXISTS (SELECT FROM {table.relation} t"
+            f"  WHERE t.chain = m.chain AND t.{table.time} >= m.date AND t.{table.time} < m.date + 1) ORDER BY 1",
+            {"table": table.name, "chain": chain},
         ).fetchall()
-        found += [f"{table} {day}" for (day,) in rows]
+        found += [f"{table.name} {day}" for (day,) in rows]
     return found

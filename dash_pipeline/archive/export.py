@@ -27,6 +27,7 @@ from psycopg import sql
 
 from dash_pipeline.archive import manifest
 from dash_pipeline.archive.manifest import Entry, midnight
+from dash_pipeline.archive.needed import BEFORE, NEEDED
 from dash_pipeline.archive.parquet import SCHEMA_VERSION, content_hash, decode, encode
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.settings import Settings
@@ -37,8 +38,6 @@ from dash_pipeline.storage.tables import Table
 from dash_pipeline.storage.timescale import Connection
 
 DAY = timedelta(days=1)
-# Rows read, written and compared at a time: about a gigabyte of memory at the most.
-_PART_ROWS = 1_000_000
 # The transaction that drops rows waits so long for readers, and makes nobody else wait longer.
 _LOCK_TIMEOUT = "3s"
 _TRIES = 3
@@ -54,7 +53,8 @@ class _ChangedError(Exception):
 
 @dataclass(frozen=True)
 class Day:
-    """A chain's rows of a table on one day (UTC), and the chunk that holds them while they are hot."""
+    """A chain's rows of a table on one day (UTC), and the chunk that holds them while they are hot, if the table has
+    chunks."""
 
     table: Table
     chain: str
@@ -87,9 +87,9 @@ def export(settings: Settings, conn: Connection, day: Day, run_id: str) -> list[
         except _ChangedError:
             bucket.delete([one.object for one in written])
             continue
-        except psycopg.errors.LockNotAvailable:
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             bucket.delete([one.object for one in written])
-            raise Unavailable(f"archive: {day.folder}: somebody has read these rows for long; tried again next time") \
+            raise Unavailable(f"archive: {day.folder}: somebody has held these rows for long; tried again next time") \
                 from None  # fmt: skip
         return written
     raise Unavailable(f"archive: {day.folder}: rows come and go while they are read; tried again next time")
@@ -120,7 +120,8 @@ def put(bucket: s3.Bucket, seal: Key | None, day: Day, rows: pl.DataFrame) -> En
     """Write rows as a new object, read it back, and compare. Raises Corrupt when it is not the same."""
     table, data = day.table, encode(rows, day.table)
     key = f"{day.folder}{uuid.uuid4().hex}.parquet"
-    times, heights = rows["ts"], rows["block_number"]
+    times = rows[table.time]
+    heights = rows["block_number"] if "block_number" in rows.columns else pl.Series([None])
     entry = Entry(
         key, table.name, day.chain, day.date, rows.height, len(data), hashlib.sha256(data).digest(),
         content_hash(rows, table), SCHEMA_VERSION, seal.name if seal else "",
@@ -143,7 +144,8 @@ def _write(
         archived = manifest.entries(conn, day.table.name, day.chain, day.date)
         seen = 0
         for lo, hi in _parts(conn, day):
-            rows = hot.rows(day.table, "chain = $1 AND ts >= $2 AND ts < $3", (day.chain, lo, hi))
+            time = day.table.time
+            rows = hot.rows(day.table, f"chain = $1 AND {time} >= $2 AND {time} < $3", (day.chain, lo, hi))
             seen += rows.height
             if archived:
                 rows = rows.join(_keys(bucket, ring, archived, day.table), on=list(day.table.key), how="anti")
@@ -167,51 +169,79 @@ def _snapshot(conn: Connection) -> Iterator[tuple[str, int]]:
 
 
 def _parts(conn: Connection, day: Day) -> list[tuple[datetime, datetime]]:
-    """Spans of the day with about _PART_ROWS rows each; a minute with more stays whole."""
+    """Spans of the day with at most the table's `part_rows` rows each; a moment with more stays whole."""
     rows = conn.execute(
-        f"SELECT date_trunc('minute', ts), count(*) FROM chain.{day.table.name}"
-        " WHERE chain = %s AND ts >= %s AND ts < %s GROUP BY 1 ORDER BY 1", day.bounds(),
-    ).fetchall()  # fmt: skip
+        f"SELECT {day.table.time}, count(*) FROM {day.table.relation} WHERE {_mine(day)} GROUP BY 1 ORDER BY 1",
+        day.bounds(),
+    ).fetchall()
     _, start, end = day.bounds()
     starts, held = [start], 0
-    for minute, count in rows:
-        if held and held + count > _PART_ROWS:
-            starts.append(minute)
+    for moment, count in rows:
+        if held and held + count > day.table.part_rows:
+            starts.append(moment)
             held = 0
         held += count
     return list(zip(starts, [*starts[1:], end], strict=True))
 
 
+def _mine(day: Day) -> str:
+    """SQL that is true of the day's rows, with `Day.bounds()`."""
+    return f"chain = %s AND {day.table.time} >= %s AND {day.table.time} < %s"
+
+
 def _commit(conn: Connection, day: Day, written: list[Entry], seen: int, before: int, run_id: str) -> None:
     """List the objects and drop the day's rows, if nothing of the day has changed. Raises _ChangedError."""
-    chunk = sql.SQL(day.chunk)
     with conn.transaction():
         conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(_LOCK_TIMEOUT))
         manifest.lock_seam(conn, day.table.name)
-        conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(chunk))
-        # Rows are never changed in place. What was added after the snapshot has a transaction number from `before` on;
-        # some that was seen may have one, too, and then the day is merely exported once more.
-        row = conn.execute(
-            sql.SQL(
-                "SELECT count(*) FILTER (WHERE mine), count(*) FILTER (WHERE mine AND added <= age(%(before)s::xid)),"
-                " count(*) FILTER (WHERE NOT mine) FROM (SELECT age(xmin) AS added,"
-                " chain = %(chain)s AND ts >= %(lo)s AND ts < %(hi)s AS mine FROM {} OFFSET 0) r"
-            ).format(chunk),
-            {"before": str(before % 2**32), **dict(zip(("chain", "lo", "hi"), day.bounds(), strict=True))},
-        ).fetchone()
-        assert row
-        mine, new, others = row
-        if mine != seen or new:
-            raise _ChangedError
         manifest.add(conn, written, run_id)
-        if others:
-            conn.execute(
-                sql.SQL("DELETE FROM {} WHERE chain = %s AND ts >= %s AND ts < %s").format(chunk), day.bounds()
-            )
+        if day.chunk:
+            _drop(conn, day, seen, before)
         else:
-            # A span that is this chunk's own: no other chunk lies in it.
-            conn.execute(
-                "SELECT drop_chunks(%s, older_than => range_end, newer_than => range_start)"
-                " FROM timescaledb_information.chunks WHERE format('%%I.%%I', chunk_schema, chunk_name) = %s",
-                (f"chain.{day.table.name}", day.chunk),
-            )
+            _delete(conn, day, seen, before)
+
+
+def _drop(conn: Connection, day: Day, seen: int, before: int) -> None:
+    """Drop the chunk, or delete the day's rows where it holds others."""
+    chunk = sql.SQL(day.chunk)
+    conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(chunk))
+    # Rows are never changed in place. What was added after the snapshot has a transaction number from `before` on;
+    # some that was seen may have one, too, and then the day is merely exported once more.
+    row = conn.execute(
+        sql.SQL(
+            "SELECT count(*) FILTER (WHERE mine), count(*) FILTER (WHERE mine AND added <= age(%(before)s::xid)),"
+            " count(*) FILTER (WHERE NOT mine) FROM (SELECT age(xmin) AS added,"
+            " chain = %(chain)s AND ts >= %(lo)s AND ts < %(hi)s AS mine FROM {} OFFSET 0) r"
+        ).format(chunk),
+        {"before": str(before % 2**32), **dict(zip(("chain", "lo", "hi"), day.bounds(), strict=True))},
+    ).fetchone()
+    assert row
+    mine, new, others = row
+    if mine != seen or new:
+        raise _ChangedError
+    if others:
+        conn.execute(sql.SQL("DELETE FROM {} WHERE chain = %s AND ts >= %s AND ts < %s").format(chunk), day.bounds())
+    else:
+        # A span that is this chunk's own: no other chunk lies in it.
+        conn.execute(
+            "SELECT drop_chunks(%s, older_than => range_end, newer_than => range_start)"
+            " FROM timescaledb_information.chunks WHERE format('%%I.%%I', chunk_schema, chunk_name) = %s",
+            (day.table.relation, day.chunk),
+        )
+
+
+def _delete(conn: Connection, day: Day, seen: int, before: int) -> None:
+    """Delete the day's rows of a table without chunks. Nobody waits for it but those that change the same rows, and of
+    a row that was changed since the snapshot it finds the new version, with a new transaction number. One that is
+    added meanwhile stays: it is late."""
+    if prepare := BEFORE.get(day.table.name):
+        prepare(conn, *day.bounds())
+    row = conn.execute(
+        f"WITH gone AS (DELETE FROM {day.table.relation} t WHERE {_mine(day)}"
+        f" RETURNING age(t.xmin) AS added, {NEEDED.get(day.table.name, 'false')} AS needed)"
+        " SELECT count(*), count(*) FILTER (WHERE needed OR added <= age(%s::xid)) FROM gone",
+        (*day.bounds(), str(before % 2**32)),
+    ).fetchone()
+    assert row
+    if row != (seen, 0):
+        raise _ChangedError

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 
+from dash_pipeline.storage.tables import HISTORIES
 from dash_pipeline.storage.timescale import Connection
 
 # Advisory locks: (class, table's oid). Readers of history hold theirs while they read; a run that takes rows out of the
@@ -24,7 +25,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """An object of archived rows; times are the rows' own."""
+    """An object of archived rows; times are the rows' own, heights those of blocks, None where rows have none."""
 
     object: str
     table: str
@@ -38,8 +39,8 @@ class Entry:
     encryption_key: str
     ts_min: datetime
     ts_max: datetime
-    block_min: int
-    block_max: int
+    block_min: int | None
+    block_max: int | None
 
 
 def entries(
@@ -57,10 +58,11 @@ def entries(
 
 def sizes(conn: Connection, table: str) -> tuple[int, int, int]:
     """Bytes of the hot table with its indexes; bytes and rows that are archived. All chains."""
+    size = "hypertable_size" if HISTORIES[table].hyper else "pg_total_relation_size"
     row = conn.execute(
-        "SELECT hypertable_size(%s), coalesce(sum(bytes), 0)::int8, coalesce(sum(rows), 0)::int8"
+        f"SELECT {size}(%s), coalesce(sum(bytes), 0)::int8, coalesce(sum(rows), 0)::int8"
         " FROM ops.archive_manifest WHERE table_name = %s AND replaced_at IS NULL",
-        (f"chain.{table}", table),
+        (HISTORIES[table].relation, table),
     ).fetchone()
     assert row
     return row[0], row[1], row[2]
@@ -90,7 +92,7 @@ def midnight(day: date) -> datetime:
 @contextmanager
 def exporting(conn: Connection, table: str) -> Iterator[bool]:
     """Whether this connection alone takes rows of the table out, until the end of the block."""
-    key = (_EXPORTS, f"chain.{table}")
+    key = (_EXPORTS, HISTORIES[table].relation)
     (alone,) = conn.execute("SELECT pg_try_advisory_lock(%s, %s::regclass::oid::int4)", key).fetchone() or (False,)
     try:
         yield bool(alone)
@@ -102,7 +104,7 @@ def exporting(conn: Connection, table: str) -> Iterator[bool]:
 @contextmanager
 def reading(conn: Connection, table: str) -> Iterator[None]:
     """One state of hot rows and manifest: a transaction in whose snapshot each row is in one of them."""
-    key = (_SEAM, f"chain.{table}")
+    key = (_SEAM, HISTORIES[table].relation)
     # Before the transaction, whose snapshot must not be older than the lock.
     conn.execute("SELECT pg_advisory_lock_shared(%s, %s::regclass::oid::int4)", key)
     try:
@@ -116,4 +118,4 @@ def reading(conn: Connection, table: str) -> Iterator[None]:
 
 def lock_seam(conn: Connection, table: str) -> None:
     """Wait until nobody reads the table's history; until the transaction's end nobody begins to."""
-    conn.execute("SELECT pg_advisory_xact_lock(%s, %s::regclass::oid::int4)", (_SEAM, f"chain.{table}"))
+    conn.execute("SELECT pg_advisory_xact_lock(%s, %s::regclass::oid::int4)", (_SEAM, HISTORIES[table].relation))

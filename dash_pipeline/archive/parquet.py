@@ -5,19 +5,21 @@ which rows they hold (`export.py`).
 
 Layout, version 1: zstd; sorted by what is asked for (the token, the pool, the contract) and then by time, so that the
 statistics of a row group rule most of them out; hashes and addresses as fixed-size binary; exact amounts as decimal
-digits, because 2^256-1 has more of them than Parquet's decimals; times in microseconds UTC.
+digits, because 2^256-1 has more of them than Parquet's decimals; times in microseconds UTC; JSON as PostgreSQL writes
+it, which is canonical and keeps every digit; arrays as lists, so that any reader finds an element by its bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from dash_pipeline.storage.tables import TABLES, Table
+from dash_pipeline.storage.tables import HISTORIES, Table
 
 SCHEMA_VERSION = 1
 
@@ -28,9 +30,13 @@ _SORTED_BY = {
     "token_transfers": ("token_address", "ts"),
     "pool_events": ("pool", "ts"),
     "traces": ("to_address", "ts"),
+    # Anomalies before predictions: while one is hot, so is what was said of it.
+    "anomalies": ("pool", "ts"),
+    "predictions": ("subject", "as_of"),
+    "dead_letters": ("topic", "seen_at"),
 }
 #: The tables whose rows are archived.
-ARCHIVED: dict[str, Table] = {name: TABLES[name] for name in _SORTED_BY}
+ARCHIVED: dict[str, Table] = {name: HISTORIES[name] for name in _SORTED_BY}
 
 # A query for one token reads one row group of an object: large enough to compress, small enough to fetch at once.
 _ROW_GROUP = 32_768
@@ -79,17 +85,28 @@ def content_hash(frame: pl.DataFrame, table: Table) -> bytes:
     rows = frame.select(*table.columns).sort(*table.key)
     digest = hashlib.sha256(f"{table.name} {rows.height}".encode())
     for name, column in table.columns.items():
-        values = rows[name]
         digest.update(f" {name} {column.type} ".encode())
-        digest.update(np.packbits(values.is_null().to_numpy()).tobytes())
-        present = values.drop_nulls()
-        if present.dtype in (pl.String, pl.Binary):
-            # Arrow's layout of texts is what is hashed: where each ends, and all of them behind one another.
-            arrow = present.cast(pl.Binary).rechunk().to_arrow()
-            ends = np.frombuffer(arrow.buffers()[1], np.int64)[arrow.offset : arrow.offset + len(arrow) + 1]
-            digest.update(np.diff(ends).astype("<u4").tobytes())
-            digest.update(memoryview(arrow.buffers()[2] or b"")[ends[0] : ends[-1]])
-        else:
-            numbers = present.to_physical().to_numpy()
-            digest.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+        for part in _parts(rows[name]):
+            digest.update(part)
     return digest.digest()
+
+
+def _parts(values: pl.Series) -> Iterator[bytes | memoryview]:
+    yield np.packbits(values.is_null().to_numpy()).tobytes()
+    present = values.drop_nulls()
+    if isinstance(present.dtype, pl.List):
+        yield _numbers(present.list.len().cast(pl.UInt32))
+        yield from _parts(present.explode(empty_as_null=False))
+    elif present.dtype in (pl.String, pl.Binary):
+        # Arrow's layout of texts is what is hashed: how long each is, and all of them behind one another.
+        arrow = present.cast(pl.Binary).rechunk().to_arrow()
+        ends = np.frombuffer(arrow.buffers()[1], np.int64)[arrow.offset : arrow.offset + len(arrow) + 1]
+        yield np.diff(ends).astype("<u4").tobytes()
+        yield memoryview(arrow.buffers()[2] or b"")[ends[0] : ends[-1]]
+    else:
+        yield _numbers(present.to_physical())
+
+
+def _numbers(values: pl.Series) -> bytes:
+    numbers = values.to_numpy()
+    return numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()

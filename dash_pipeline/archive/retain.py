@@ -11,6 +11,7 @@ from datetime import date, datetime, timedelta
 from dash_pipeline.archive import manifest
 from dash_pipeline.archive.export import DAY, Day, export
 from dash_pipeline.archive.manifest import Entry, midnight
+from dash_pipeline.archive.needed import NEEDED
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage.tables import Table
@@ -63,7 +64,18 @@ def _edges(settings: Settings, conn: Connection) -> dict[str, datetime]:
 
 
 def due(conn: Connection, table: Table, edges: dict[str, datetime]) -> Iterator[Day]:
-    """The days that have hot rows and end before their chain's edge, the oldest first."""
+    """The days that have hot rows, end before their chain's edge, and hold no row that is needed; the oldest first."""
+    if not table.hyper:
+        # Days of plain tables, each with the rows of its chain: an index on the time finds the few that are old.
+        found = conn.execute(
+            f"SELECT ({table.time} AT TIME ZONE 'UTC')::date, chain FROM {table.relation} t"
+            " JOIN unnest(%s::text[], %s::timestamptz[]) e(chain, edge) USING (chain)"
+            f" WHERE {table.time} < date_trunc('day', edge, 'UTC') AND {table.time} < %s"
+            f" GROUP BY 1, 2 HAVING NOT bool_or({NEEDED.get(table.name, 'false')}) ORDER BY 1, 2",
+            (list(edges), list(edges.values()), max(edges.values(), default=datetime.min)),
+        ).fetchall()
+        yield from (Day(table, chain, day) for day, chain in found)
+        return
     chunks = conn.execute(
         "SELECT format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks"
         " WHERE hypertable_schema = 'chain' AND hypertable_name = %s AND range_start < %s ORDER BY range_start",

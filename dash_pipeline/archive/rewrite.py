@@ -23,9 +23,9 @@ from dash_pipeline.storage import s3
 from dash_pipeline.storage.encryption import keyring
 from dash_pipeline.storage.timescale import Connection, session
 
-# Objects with fewer rows are worth merging with others of their day.
-_SMALL_ROWS = 250_000
-_MERGED_ROWS = 2_000_000
+# Objects with fewer rows than this part of what is written at a time are worth merging with others of their day, up to
+# as many times that.
+_SMALL, _MERGED = 1 / 4, 2
 
 
 def compact(settings: Settings, run_id: str) -> int:
@@ -33,13 +33,13 @@ def compact(settings: Settings, run_id: str) -> int:
     left to the next call."""
     fewer = 0
     with session(settings) as conn:
-        for name in ARCHIVED:
+        for name, table in ARCHIVED.items():
             with manifest.exporting(conn, name) as alone:
                 for _, group in groupby(
                     manifest.entries(conn, name) if alone else (), lambda one: (one.chain, one.date)
                 ):
-                    small = [one for one in group if one.rows < _SMALL_ROWS]
-                    if len(small) > 1 and sum(one.rows for one in small) <= _MERGED_ROWS:
+                    small = [one for one in group if one.rows < _SMALL * table.part_rows]
+                    if len(small) > 1 and sum(one.rows for one in small) <= _MERGED * table.part_rows:
                         _rewrite(settings, conn, small, run_id)
                         fewer += len(small) - 1
     purge(settings)

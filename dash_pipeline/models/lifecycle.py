@@ -25,6 +25,7 @@ from dash_pipeline.models.labels import Labels
 from dash_pipeline.models.spec import Spec
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
+from dash_pipeline.storage.history import collect, history
 from dash_pipeline.storage.pool_history import newest_pools, pool_history
 
 SAMPLES = Path(__file__).parents[2] / "deployments" / "local" / "market" / "labels"
@@ -292,6 +293,8 @@ def drift(settings: Settings, model: str) -> Drifted:
             " ORDER BY predicted_at DESC LIMIT %s",
             (model, champion.version, _NEWEST),
         ).fetchall()
+    if len(rows) < _LEAST:  # where anomalies are few, those of a week say nothing
+        rows = _archived_and_hot(settings, model, champion.version)
     if len(rows) < _LEAST:
         return Drifted(len(rows), {}, False, f"{len(rows)} rows scored by {champion.version}; {_LEAST} are compared")
     raw = {name: np.array([features.get(name) for features, _ in rows], np.float64) for name in spec.columns}
@@ -299,3 +302,13 @@ def drift(settings: Settings, model: str) -> Drifted:
     psi = {column.name: column.psi for column in report.columns}
     moved = [column.name for column in report.columns if column.level == "drifted"]
     return Drifted(len(rows), psi, report.drifted, f"drifted: {', '.join(moved)}" if moved else "no drift")
+
+
+def _archived_and_hot(settings: Settings, model: str, version: str) -> list[tuple[dict[str, Any], float]]:
+    """Features and scores of the newest predictions of a version, wherever they are."""
+    found = collect(
+        history(settings, "predictions")
+        .filter((pl.col("model") == model) & (pl.col("version") == version) & pl.col("score").is_not_null())
+        .select("features", "score", "predicted_at")
+    ).top_k(_NEWEST, by="predicted_at")
+    return [(json.loads(features), score) for features, score, _ in found.iter_rows()]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -33,6 +34,13 @@ UNANSWERED = "no answer"
 _TOLD = f"({{0}}.delivered_at IS NOT NULL OR {{0}}.error LIKE '{UNANSWERED}%%')"
 _WAITS = "{0}.delivered_at IS NULL AND {0}.dropped IS NULL"
 _SECOND = "interval '1 second'"
+#: True of an alert that is not yet as its anomaly is, or that somebody is to be told of.
+UNSETTLED = (
+    "(({alert}.retracted_at IS NULL) <> ({anomaly}.retracted_at IS NULL) OR {anomaly}.retracted_at IS NULL AND"
+    " ({alert}.token, {alert}.wallets, {alert}.evidence) IS DISTINCT FROM"
+    "  ({anomaly}.token, {anomaly}.wallets, {anomaly}.evidence)"
+    f" OR EXISTS (SELECT FROM intel.deliveries d WHERE d.alert_id = {{alert}}.id AND {_WAITS.format('d')}))"
+)
 
 
 # ---------------------------------------------------------------------------------------------- raising, taking back
@@ -101,7 +109,7 @@ def _hold_chains(conn: Connection, ids: Sequence[bytes]) -> list[str]:
     ).fetchall()
     chains = [chain for (chain,) in found]
     for chain in chains:
-        conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('alerts:' || %s, 0))", (chain,), prepare=True)
+        hold(conn, chain)
     return chains
 
 
@@ -122,9 +130,9 @@ def _raise(
     if not candidates:
         return []
     frame = pl.DataFrame(candidates, CANDIDATES, orient="row")
-    # An alert whose anomaly is gone covers nothing, even if it is yet to be taken back itself.
+    # An alert whose anomaly is taken back covers nothing, even if that is yet to be done to itself.
     holding = conn.execute(
-        "SELECT a.pool, a.severity, a.raised_at FROM intel.alerts a JOIN intel.anomalies n USING (id)"
+        "SELECT a.pool, a.severity, a.raised_at FROM intel.alerts a LEFT JOIN intel.anomalies n USING (id)"
         " WHERE a.chain = %s AND a.pool = ANY(%s) AND a.retracted_at IS NULL AND n.retracted_at IS NULL"
         f" AND a.raised_at > %s - %s * {_SECOND}",
         (chain, frame["pool"].unique().to_list(), frame["detected_at"].min(), policy.cooldown_s),
@@ -136,8 +144,8 @@ def _raise(
     told = policy.told()
     conn.execute(
         "WITH raised AS (INSERT INTO intel.alerts"
-        "  (id, chain, pool, token, kind, severity, ts, block_number, wallets, evidence, run_id)"
-        "  SELECT id, chain, pool, token, kind, severity, ts, block_number, wallets, evidence, %s"
+        "  (id, chain, pool, token, kind, severity, ts, block_number, tx_hash, wallets, evidence, run_id)"
+        "  SELECT id, chain, pool, token, kind, severity, ts, block_number, tx_hash, wallets, evidence, %s"
         "  FROM intel.anomalies WHERE id = ANY(%s) ON CONFLICT DO NOTHING RETURNING id, severity)"
         " INSERT INTO intel.deliveries (alert_id, route, event, next_try_at)"
         # One time for all that are raised together, because what waits longest goes first; in a flood the most severe.
@@ -418,19 +426,21 @@ _DELIVERIES = f"""(SELECT coalesce(jsonb_agg(jsonb_build_object(
 
 _READ = f"""SELECT a.id, jsonb_build_object(
  'id', encode(a.id, 'hex'), 'chain', a.chain, 'pool', {_hex("a.pool")}, 'token', {_hex("a.token")}, 'kind', a.kind,
- 'severity', a.severity, 'ts', {_utc("a.ts")}, 'block_number', a.block_number, 'tx_hash', {_hex("n.tx_hash")},
+ 'severity', a.severity, 'ts', {_utc("a.ts")}, 'block_number', a.block_number, 'tx_hash', {_hex("a.tx_hash")},
  'wallets', (SELECT coalesce(jsonb_agg({_hex("w.wallet")} ORDER BY w.place), '[]')
   FROM unnest(a.wallets) WITH ORDINALITY AS w(wallet, place)),
- 'evidence', a.evidence, 'predictions', {_PREDICTIONS}, 'raised_at', {_utc("a.raised_at")},
+ 'evidence', a.evidence, 'predictions', coalesce(a.predictions, {_PREDICTIONS}),
+ 'raised_at', {_utc("a.raised_at")},
  'retracted', a.retracted_at IS NOT NULL, 'retracted_at', {_utc("a.retracted_at")}, 'revision', a.revision,
  'run_id', a.run_id)"""
-_FROM = "FROM intel.alerts a LEFT JOIN intel.anomalies n USING (id)"
 
 
 def read(conn: Connection, ids: Collection[bytes]) -> dict[bytes, Document]:
     """These alerts as people and programs get them, by id: bytes as hex, times as ISO 8601 in UTC, `predictions` with
     the five largest contributions each."""
-    return dict(conn.execute(f"{_READ} {_FROM} WHERE a.id = ANY(%s)", (list(ids),), prepare=True).fetchall())
+    return dict(
+        conn.execute(f"{_READ} FROM intel.alerts a WHERE a.id = ANY(%s)", (list(ids),), prepare=True).fetchall()
+    )
 
 
 def newest(
@@ -438,12 +448,32 @@ def newest(
 ) -> list[Document]:
     """The alerts of these severities that were raised last, newest first, each with its `deliveries`."""
     rows = conn.execute(
-        f"{_READ} || jsonb_build_object('deliveries', {_DELIVERIES}) {_FROM} WHERE a.severity = ANY(%(severities)s)"
-        " AND (%(chain)s::text IS NULL OR a.chain = %(chain)s) AND (a.retracted_at IS NULL OR NOT %(active_only)s)"
+        f"{_READ} || jsonb_build_object('deliveries', {_DELIVERIES}) FROM intel.alerts a"
+        " WHERE a.severity = ANY(%(severities)s) AND (%(chain)s::text IS NULL OR a.chain = %(chain)s)"
+        " AND (a.retracted_at IS NULL OR NOT %(active_only)s)"
         " ORDER BY a.raised_at DESC, a.ts DESC, a.id LIMIT %(limit)s",
         {"severities": list(severities), "chain": chain, "active_only": active_only, "limit": limit},
     ).fetchall()
     return [document for _, document in rows]
+
+
+# ---------------------------------------------------------------------------------------------- the archive's part
+
+
+def hold(conn: Connection, chain: str) -> None:
+    """Nobody raises or takes back alerts of the chain until this transaction ends."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('alerts:' || %s, 0))", (chain,), prepare=True)
+
+
+def keep_predictions(conn: Connection, chain: str, lo: datetime, hi: datetime) -> None:
+    """The chain's predictions as of this time leave the database: their alerts keep what is shown of them."""
+    ids = _hold(
+        conn,
+        "SELECT a.id FROM intel.alerts a WHERE a.predictions IS NULL AND EXISTS (SELECT FROM intel.predictions p"
+        "  WHERE p.anomaly_id = a.id AND p.chain = %s AND p.as_of >= %s AND p.as_of < %s)",
+        (chain, lo, hi),
+    )
+    conn.execute(f"UPDATE intel.alerts a SET predictions = {_PREDICTIONS} WHERE a.id = ANY(%s)", (ids,))
 
 
 # ---------------------------------------------------------------------------------------------- the index's state
@@ -453,7 +483,7 @@ def unindexed(conn: Connection, limit: int) -> dict[bytes, Document]:
     """Alerts that the index does not show as they are, by id; longest known first."""
     return dict(
         conn.execute(
-            f"{_READ} {_FROM} WHERE a.indexed_revision < a.revision ORDER BY a.raised_at LIMIT %s", (limit,)
+            f"{_READ} FROM intel.alerts a WHERE a.indexed_revision < a.revision ORDER BY a.raised_at LIMIT %s", (limit,)
         ).fetchall()
     )
 
@@ -473,7 +503,7 @@ def indexed(conn: Connection, revisions: Iterable[tuple[bytes, int]]) -> None:
 def forget(conn: Connection, chain: str) -> int:
     """Delete a chain's alerts and deliveries, for local chains that begin anew under the same name; how many alerts."""
     with conn.transaction():
-        conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('alerts:' || %s, 0))", (chain,))
+        hold(conn, chain)
         ids = _hold(conn, "SELECT a.id FROM intel.alerts a WHERE a.chain = %s", (chain,))
         conn.execute("DELETE FROM intel.deliveries WHERE alert_id = ANY(%s)", (ids,))
         return conn.execute("DELETE FROM intel.alerts WHERE id = ANY(%s)", (ids,)).rowcount

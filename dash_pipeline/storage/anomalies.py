@@ -217,15 +217,19 @@ def write_anomalies(
     conn: Connection, chain: str, touched: pl.DataFrame, found: Iterable[Mapping[str, Any]], run_id: str
 ) -> int:
     """Make the stored anomalies of the touched pools, from their first touched event on, those of `found` (the columns
-    of the table, without chain): new ones are inserted, changed ones updated, others retracted. How many changed."""
+    of the table, without chain): new ones are inserted, changed ones updated, others retracted. How many changed.
+
+    One that was archived and not taken back is final: found again after a replay, it is neither stored nor published
+    again."""
     found = list(found)
     changed = 0
     for row in found:
         changed += conn.execute(
             "INSERT INTO intel.anomalies AS a (id, chain, ts, block_number, block_hash, tx_hash, log_indexes, pool,"
-            " token, tokens, wallets, kind, severity, score, evidence, run_id) VALUES (%(id)s, %(chain)s, %(ts)s,"
+            " token, tokens, wallets, kind, severity, score, evidence, run_id) SELECT %(id)s, %(chain)s, %(ts)s,"
             " %(block_number)s, %(block_hash)s, %(tx_hash)s, %(log_indexes)s, %(pool)s, %(token)s, %(tokens)s,"
-            " %(wallets)s, %(kind)s, %(severity)s, %(score)s, %(evidence)s, %(run_id)s)"
+            " %(wallets)s, %(kind)s, %(severity)s, %(score)s, %(evidence)s, %(run_id)s"
+            " WHERE NOT EXISTS (SELECT FROM intel.archived_anomalies WHERE id = %(id)s)"
             " ON CONFLICT (id) DO UPDATE SET retracted_at = NULL, revision = a.revision + 1, score = excluded.score,"
             " evidence = excluded.evidence, wallets = excluded.wallets, tokens = excluded.tokens,"
             " token = excluded.token, log_indexes = excluded.log_indexes"
@@ -288,6 +292,17 @@ _COLUMNS = (
     "id, chain, ts, block_number, block_hash, tx_hash, log_indexes, pool, token, tokens, wallets, kind, severity,"
     " score, evidence, detected_at, retracted_at IS NOT NULL, revision"
 )
+
+
+def remember_archived(conn: Connection, chain: str, lo: datetime, hi: datetime) -> None:
+    """The chain's anomalies of this time are to be archived in this transaction: which of them hold stays. Lanes that
+    detect wait for its end."""
+    lock_detection(conn, chain)
+    conn.execute(
+        "INSERT INTO intel.archived_anomalies SELECT id FROM intel.anomalies WHERE chain = %s AND ts >= %s AND ts < %s"
+        " AND retracted_at IS NULL ON CONFLICT DO NOTHING",
+        (chain, lo, hi),
+    )
 
 
 def read_anomalies(conn: Connection, ids: Sequence[bytes]) -> list[Stored]:

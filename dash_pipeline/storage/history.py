@@ -29,13 +29,11 @@ from dash_pipeline.errors import DashError, Unavailable, first_line
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage.encryption import Keyring, keyring
 from dash_pipeline.storage.hot import Hot, reader
-from dash_pipeline.storage.tables import TABLES, Table
+from dash_pipeline.storage.tables import HISTORIES, Table
 from dash_pipeline.storage.timescale import session
 
 _SQL = {"Eq": "=", "Gt": ">", "GtEq": ">=", "Lt": "<", "LtEq": "<="}
 _MIRRORED = {"Eq": "Eq", "Gt": "Lt", "GtEq": "LtEq", "Lt": "Gt", "LtEq": "GtEq"}
-# What the manifest knows the least and the greatest of.
-_RANGES = {"ts": ("ts_min", "ts_max"), "block_number": ("block_min", "block_max")}
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,15 @@ class Bound:
 
 
 def history(settings: Settings, table: str) -> pl.LazyFrame:
-    """All rows of a table of schema `chain`, hot and archived, with the table's schema; nothing is read before the
+    """All rows of a table, hot and archived, with the table's schema; nothing is read before the
     frame is collected, and then only what its filters leave.
 
     `collect()` reads it, and raises Unavailable when a server does not answer or an object cannot be read, DashError
     when the settings lack an object's key.
     """
-    if table not in TABLES:
-        raise DashError(f"history: no table {table}; there are {', '.join(TABLES)}")
-    described = TABLES[table]
+    if table not in HISTORIES:
+        raise DashError(f"history: no table {table}; there are {', '.join(HISTORIES)}")
+    described = HISTORIES[table]
 
     def read(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
@@ -107,12 +105,17 @@ def bounds(predicate: pl.Expr | None) -> list[Bound]:
 
 def possible(entry: Entry, asked: Sequence[Bound]) -> bool:
     """Whether the object may hold rows for which all of this holds."""
+    # What the manifest knows the least and the greatest of.
+    ranges: dict[str, tuple[Any, Any]] = {
+        HISTORIES[entry.table].time: (entry.ts_min, entry.ts_max),
+        "block_number": (entry.block_min, entry.block_max),
+    }
     for bound in asked:
         if bound.column == "chain":
             if bound.op == "Eq" and entry.chain != bound.value:
                 return False
-        elif bound.column in _RANGES:
-            least, greatest = (getattr(entry, name) for name in _RANGES[bound.column])
+        elif bound.column in ranges:
+            least, greatest = ranges[bound.column]
             value = bound.value
             if (
                 (bound.op in ("Eq", "Gt", "GtEq") and (greatest < value or (bound.op == "Gt" and greatest == value)))
@@ -127,9 +130,9 @@ def _frames(
 ) -> Iterator[pl.DataFrame]:
     """The rows, in frames: days that are in one place as they come, then those that are in both, each row once."""
     asked = bounds(predicate)
-    needed = [name for name in table.columns if name in {*columns, *table.key}]
-    if predicate is not None:
-        needed = [name for name in table.columns if name in {*needed, *predicate.meta.root_names()}]
+    asked_of = predicate.meta.root_names() if predicate is not None else []
+    needed = [name for name in table.columns if name in {*columns, *table.key, *asked_of, "chain", table.time}]
+    day = pl.col(table.time).dt.date()
     with session(settings) as conn, manifest.reading(conn, table.name):
         ring = keyring(settings)
         listed = manifest.entries(conn, table.name) if table.name in ARCHIVED else []
@@ -140,7 +143,8 @@ def _frames(
             found = _hot(hot, table, needed, asked)
         if predicate is not None:
             found = found.filter(predicate)
-        both = _days(entries).join(_day(found).unique(), on=["chain", "date"], how="semi")
+        hot_days = found.select("chain", date=day).unique()
+        both = _days(entries).join(hot_days, on=["chain", "date"], how="semi")
         twice = set(both.iter_rows())
         whole = [one for one in entries if (one.chain, one.date) not in twice]
         parts = [one for one in entries if (one.chain, one.date) in twice]
@@ -148,14 +152,12 @@ def _frames(
         if not twice:
             yield found
         else:
-            yield found.join(both, left_on=["chain", _DATE], right_on=["chain", "date"], how="anti")
-            late = found.join(both, left_on=["chain", _DATE], right_on=["chain", "date"], how="semi")
+            yield found.join(both, left_on=["chain", day], right_on=["chain", "date"], how="anti")
+            late = found.join(both, left_on=["chain", day], right_on=["chain", "date"], how="semi")
             archived = pl.concat(_archived(settings, ring, parts, table, needed, predicate))
-            yield pl.concat([archived, late.select(archived.columns)]).unique(list(table.key), keep="any")
+            # The archived one of a row stays, as in the next export.
+            yield pl.concat([archived, late.select(archived.columns)]).unique(list(table.key), keep="first")
         yield from _archived(settings, ring, whole, table, needed, predicate)
-
-
-_DATE = pl.col("ts").dt.date()
 
 
 def _days(entries: Sequence[Entry]) -> pl.DataFrame:
@@ -163,14 +165,10 @@ def _days(entries: Sequence[Entry]) -> pl.DataFrame:
     return pl.DataFrame(list(days), {"chain": pl.String, "date": pl.Date}, orient="row")
 
 
-def _day(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select("chain", _DATE.alias("date"))
-
-
 def _hot(hot: Hot, table: Table, columns: Sequence[str], asked: Sequence[Bound]) -> pl.DataFrame:
     known = [one for one in asked if one.column in table.columns and isinstance(one.value, str | bytes | int | datetime)
              and table.columns[one.column].type in _COMPARED]  # fmt: skip
-    where = " AND ".join(f"{one.column} {_SQL[one.op]} ${n}" for n, one in enumerate(known, 1))
+    where = " AND ".join(f'"{one.column}" {_SQL[one.op]} ${n}' for n, one in enumerate(known, 1))
     return hot.rows(table, where or "true", [one.value for one in known], columns)
 
 

@@ -29,8 +29,9 @@ class Hot:
         Raises Unavailable."""
         schema = {name: dtype for name, dtype in table.schema().items() if columns is None or name in columns}
         # A numeric is an extension type to Arrow; as text it is exact and needs no extension.
-        asked = ", ".join(f"{name}::text" if table.columns[name].type in _TEXT else name for name in schema) or "1"
-        query = f"SELECT {asked} FROM chain.{table.name} WHERE {where}"
+        casts = {name: "::text" if table.columns[name].type in _TEXT else "" for name in schema}
+        asked = ", ".join(f'"{name}"{cast}' for name, cast in casts.items()) or "1"
+        query = f"SELECT {asked} FROM {table.relation} WHERE {where}"
         try:
             self._cursor.execute(query, tuple(values) or None)
             arrow = self._cursor.fetch_arrow_table()

@@ -1,11 +1,11 @@
 """The hot store's tables: one description that COPY, the asset graph, the checks and the data dictionary share.
 
-Belongs here: each table of schema `chain` with its columns, PostgreSQL types, meanings and natural key.
-Does not belong here: indexes and chunk settings (the migrations), and the tables of schema `ops`.
+Belongs here: each table of schema `chain`, and each other one whose old rows are archived, with its columns, PostgreSQL
+types, meanings and natural key. Does not belong here: indexes and chunk settings (the migrations), other tables.
 
 Frames that go into a table carry the same column names; `polars` dtypes follow from the PostgreSQL type:
 bytea = Binary, text and jsonb = String, numeric = String of decimal digits (exact, may be negative),
-int8 = Int64, int4 = Int32, float8 = Float64, bool = Boolean, timestamptz = Datetime("us", "UTC").
+int8 = Int64, int4 = Int32, float8 = Float64, bool = Boolean, timestamptz = Datetime("us", "UTC"); arrays are lists.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ DTYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "float8": pl.Float64,
     "bool": pl.Boolean,
     "timestamptz": pl.Datetime("us", "UTC"),
+    "bytea[]": pl.List(pl.Binary),
+    "int4[]": pl.List(pl.Int32),
 }
 
 
@@ -38,13 +40,22 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of schema `chain`: `key` is the natural key that makes a replay do nothing."""
+    """A table. `key`: the natural key that makes a replay do nothing; `time`: the column that says which day a row is
+    of; `part_rows`: as many rows as are at most held in memory, about a gigabyte."""
 
     name: str
     about: str
     columns: dict[str, Column]
     key: tuple[str, ...]
     hyper: bool = True
+    namespace: str = "chain"
+    time: str = "ts"
+    part_rows: int = 1_000_000
+
+    @property
+    def relation(self) -> str:
+        """The table's name in SQL."""
+        return f"{self.namespace}.{self.name}"
 
     def schema(self) -> dict[str, pl.DataType | type[pl.DataType]]:
         """The polars schema of a frame that goes into this table."""
@@ -305,3 +316,85 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (BLOCKS, TRANSACTIONS, LOGS, TOKEN_TRANSFERS, POOL_EVENTS, TRACES, CONTRACTS, TOKENS, POOLS)
 }
+
+ANOMALIES = Table(
+    "anomalies",
+    "What detectors found in pools.",
+    {
+        "id": Column("bytea", "hash of chain, kind, severity, pool, block and transaction"),
+        "chain": _CHAIN,
+        "ts": _TS,
+        "block_number": _NUMBER,
+        "block_hash": _BLOCK,
+        "tx_hash": _TX,
+        "log_indexes": Column("int4[]", "positions in the block of the logs it rests on"),
+        "pool": Column("bytea", "the pool, 20 bytes"),
+        "token": Column("bytea", "the token that is traded there, 20 bytes"),
+        "tokens": Column("bytea[]", "both tokens of the pool"),
+        "wallets": Column("bytea[]", "who is behind it"),
+        "kind": Column("text", "the detector's name for it"),
+        "severity": Column("text", "low, medium or high"),
+        "score": Column("float8", "how far beyond the bar"),
+        "evidence": Column("jsonb", "the numbers it was decided on"),
+        "detected_at": Column("timestamptz", "when it was found (wall clock)"),
+        "run_id": _n("text", "the Dagster run that found it"),
+        "retracted_at": _n("timestamptz", "when it was taken back: its events are not on the chain any more"),
+        "revision": Column("int4", "counts changes"),
+        "published_revision": Column("int4", "the newest one that is on topic dash.anomalies"),
+    },
+    # One that was taken back, archived and found again is there twice, once for each time that it was found.
+    ("id", "detected_at"),
+    hyper=False,
+    namespace="intel",
+)
+
+PREDICTIONS = Table(
+    "predictions",
+    "What the champions said about the pools and wallets of an anomaly.",
+    {
+        "anomaly_id": Column("bytea", "the anomaly"),
+        "model": Column("text", "pool_risk, liquidity_outlook or wallet_risk"),
+        "subject": Column("bytea", "the pool or wallet, 20 bytes"),
+        "subject_kind": Column("text", "pool or wallet"),
+        "chain": _CHAIN,
+        "as_of": Column("timestamptz", "the anomaly's time: nothing later was looked at"),
+        "version": Column("text", "the model's version; none where there was no champion"),
+        "score": _n("float8", "calibrated probability; null where reason says why there is none"),
+        "reason": _n("text", "why there is no score, or what it was made without"),
+        "features": Column("jsonb", "raw columns it was made from"),
+        "contributions": Column("jsonb", "feature -> SHAP value in log-odds"),
+        "run_id": _n("text", "the Dagster run that made it"),
+        "predicted_at": Column("timestamptz", "when it was made (wall clock)"),
+    },
+    ("anomaly_id", "model", "subject", "predicted_at"),
+    hyper=False,
+    namespace="intel",
+    time="as_of",
+)
+
+DEAD_LETTERS = Table(
+    "dead_letters",
+    "Messages that were refused, with the reason.",
+    {
+        "topic": Column("text", "Kafka topic"),
+        "partition": Column("int4", "partition of the topic"),
+        "offset": Column("int8", "offset of the message"),
+        "reason": Column("text", "why it was refused"),
+        "payload": _n("bytea", "first 64 KiB of the message"),
+        "payload_bytes": Column("int8", "size of the message in bytes"),
+        "payload_sha256": _n("bytea", "SHA-256 of the whole message"),
+        "record_ts": _n("timestamptz", "when Kafka took the message"),
+        "run_id": _n("text", "the Dagster run that refused it"),
+        "seen_at": Column("timestamptz", "when it was refused"),
+        "chain": Column("text", "the topic's name up to the first dot"),
+    },
+    # A message that is refused again, once its letter is archived, is another letter; so is one of a topic made anew.
+    ("topic", "partition", "offset", "seen_at"),
+    hyper=False,
+    namespace="ops",
+    time="seen_at",
+    part_rows=5_000,
+)
+
+#: Every table that has a history, hot and archived.
+HISTORIES: dict[str, Table] = TABLES | {table.name: table for table in (ANOMALIES, PREDICTIONS, DEAD_LETTERS)}

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from dash_pipeline.archive import manifest
+from dash_pipeline.archive.check import check
 from dash_pipeline.archive.manifest import midnight
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.archive.retain import retain
@@ -18,7 +19,7 @@ from dash_pipeline.errors import DashError
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import s3
 from dash_pipeline.storage import timescale as db
-from dash_pipeline.storage.history import history
+from dash_pipeline.storage.history import collect, history
 from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.query import query
 from dash_pipeline.storage.tables import BLOCKS, TABLES, TOKEN_TRANSFERS, Table
@@ -37,8 +38,8 @@ def migrated(database: Settings) -> Settings:
 def conn(migrated: Settings) -> Iterator[db.Connection]:
     with db.connect(migrated) as conn:
         conn.execute("TRUNCATE ops.archive_manifest, ops.chains")
-        for table in ARCHIVED:
-            conn.execute(f"TRUNCATE chain.{table}")
+        for table in ARCHIVED.values():
+            conn.execute(f"TRUNCATE {table.relation}")
         yield conn
 
 
@@ -70,10 +71,14 @@ def test_days_beyond_seven_are_archived_and_each_row_is_there_once(
     rows = fill(conn, table, chain, range(10))
     tip = set_tip(conn, chain, at(9, 12))
     assert_once(migrated, table, [*rows, *([tip] if table is BLOCKS else [])])
+    before = collect(history(migrated, table.name).filter(pl.col("chain") == chain))
     assert retain(migrated, "run", [table.name]) == 100
     assert archived_days(conn, chain) == {FIRST, FIRST + timedelta(days=1)}
     assert hot(conn, table, chain) == 400 + (len(tip) if table is BLOCKS else 0)
     assert_once(migrated, table, [*rows, *([tip] if table is BLOCKS else [])])
+    after = collect(history(migrated, table.name).filter(pl.col("chain") == chain))
+    assert after.sort(*table.key).equals(before.sort(*table.key), null_equal=True)
+    assert check(migrated, table.name, chain).wrong == ()
 
 
 def test_a_second_time_there_is_nothing_to_do(conn: db.Connection, migrated: Settings, chain: str) -> None:

@@ -29,7 +29,7 @@ from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.encryption import keyring
 from dash_pipeline.storage.history import collect, history
 from dash_pipeline.storage.migrate import upgrade
-from dash_pipeline.storage.tables import BLOCKS, LOGS, TOKEN_TRANSFERS
+from dash_pipeline.storage.tables import ANOMALIES, BLOCKS, LOGS, TOKEN_TRANSFERS, Table
 from tests.days import FIRST, assert_once, day_rows, hot, insert, set_tip
 
 # A process of its own: told on stdin to go, so that a kill falls into its work and not into its start.
@@ -68,8 +68,8 @@ def migrated(database: Settings) -> Settings:
 def conn(migrated: Settings) -> Iterator[db.Connection]:
     with db.connect(migrated) as conn:
         conn.execute("TRUNCATE ops.archive_manifest, ops.chains")
-        for table in ARCHIVED:
-            conn.execute(f"TRUNCATE chain.{table}")
+        for table in ARCHIVED.values():
+            conn.execute(f"TRUNCATE {table.relation}")
         yield conn
 
 
@@ -119,26 +119,27 @@ STEPS = [
 ]
 
 
+@pytest.mark.parametrize("table", [TOKEN_TRANSFERS, ANOMALIES], ids=lambda table: table.name)
 @pytest.mark.parametrize(("module", "name", "after"), STEPS, ids=[f"{name}-{after}" for _, name, after in STEPS])
 def test_killed_at_a_step_nothing_is_lost_and_the_next_run_does_the_rest(
-    conn: db.Connection, migrated: Settings, chain: str, module: str, name: str, after: int
+    conn: db.Connection, migrated: Settings, chain: str, table: Table, module: str, name: str, after: int
 ) -> None:
     rng = random.Random(name)
-    rows = [day_rows(rng, TOKEN_TRANSFERS, chain, day, 40) for day in range(3)]
-    insert(conn, TOKEN_TRANSFERS, *rows)
+    rows = [day_rows(rng, table, chain, day, 40) for day in range(3)]
+    insert(conn, table, *rows)
     set_tip(conn, chain, at(8.1))
-    retain(migrated, "before", ["token_transfers"])  # the first day, which gets late rows
-    rows.append(day_rows(rng, TOKEN_TRANSFERS, chain, 0, 10))
-    insert(conn, TOKEN_TRANSFERS, rows[-1])
+    retain(migrated, "before", [table.name])  # the first day, which gets late rows
+    rows.append(day_rows(rng, table, chain, 0, 10))
+    insert(conn, table, rows[-1])
     set_tip(conn, chain, at(10.1))
     run = start(migrated, module, name, after)
     go(run)
     assert run.wait(60) == -signal.SIGKILL
-    assert_once(migrated, TOKEN_TRANSFERS, rows)
-    retain(migrated, "next", ["token_transfers"])
+    assert_once(migrated, table, rows)
+    retain(migrated, "next", [table.name])
     compact(migrated, "next")
-    assert_once(migrated, TOKEN_TRANSFERS, rows)
-    assert hot(conn, TOKEN_TRANSFERS, chain) == 0
+    assert_once(migrated, table, rows)
+    assert hot(conn, table, chain) == 0
     assert len(manifest.entries(conn, chain=chain)) == 3
     assert orphans(migrated, conn, chain) == set()
 

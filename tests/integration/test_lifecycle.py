@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from dash_pipeline.archive.retain import retain
 from dash_pipeline.errors import DashError
 from dash_pipeline.models import evaluation, lifecycle, pool_risk, show, training
 from dash_pipeline.models.catalogue import MODELS
@@ -36,6 +37,7 @@ from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.predictions import Prediction, write_predictions
 from tests.chain import Messages, Topics, address, merge
+from tests.days import set_tip
 from tests.pools import Log, Pool, block
 from tests.run import Run
 
@@ -342,7 +344,10 @@ def test_drift(place: Settings) -> None:
     assert (same.rows, same.drifted, same.summary) == (300, False, "no drift")
     assert set(same.psi) == {"score", *SPEC.derive(evaluation.raw_of(SPEC, known))}
     with db.connect(place) as conn:
-        conn.execute("TRUNCATE intel.predictions")
+        set_tip(conn, "c", datetime.fromisoformat("2024-01-15T00:00:00Z"))
+        assert retain(place, "run", ["predictions"]) == 600
+        assert lifecycle.drift(place, MODEL) == same  # archived ones count where few are hot
+        conn.execute("TRUNCATE ops.archive_manifest")
     numbers = [name for name in SPEC.columns if name in known.frame.columns]
     far = Labels(known.frame.with_columns(pl.col(numbers) * 50 + 7), "", "")
     predicted(far, evaluation.score(SPEC, model.artifact, far))

@@ -9,5 +9,6 @@ select
     '0x' || encode(payload_sha256, 'hex') as payload_sha256,
     record_ts,
     run_id,
-    seen_at
+    seen_at,
+    chain
 from {{ source('ops', 'dead_letters') }}
