@@ -11,7 +11,7 @@ from dagster import ConfigurableResource
 from dash_pipeline.settings import settings
 
 if TYPE_CHECKING:
-    from dash_pipeline.archive.check import Report
+    from dash_pipeline.archive.check import Days, Report
 
 
 class ArchiveResource(ConfigurableResource[Any]):
@@ -52,21 +52,23 @@ class ArchiveResource(ConfigurableResource[Any]):
             hot, archived, rows = sizes(conn, table)
         return {"hot bytes": hot, "archived bytes": archived, "archived rows": rows}
 
-    def missing_days(self, chain: str) -> list[str]:
+    def missing_days(self, chain: str) -> Days:
         """Days of the chain that are in neither place."""
         from dash_pipeline.archive.check import missing_days
-        from dash_pipeline.storage.timescale import connect
 
-        with connect(settings()) as conn:
-            return missing_days(conn, chain)
+        return missing_days(settings(), chain)
 
-    def doubled(self, chain: str) -> list[str]:
-        """Tables and days of the chain that are in both places."""
+    def doubled(self, chain: str) -> dict[str, int]:
+        """Tables and days of the chain with rows in both places; how many."""
         from dash_pipeline.archive.check import doubled
-        from dash_pipeline.storage.timescale import connect
 
-        with connect(settings()) as conn:
-            return doubled(conn, chain)
+        return doubled(settings(), chain)
+
+    def lost(self, chain: str) -> tuple[str, ...]:
+        """A line for each table and day with rows in neither place."""
+        from dash_pipeline.archive.check import lost
+
+        return lost(settings(), chain)
 
     def check(self, chain: str) -> Report:
         """Every object of the chain, read again."""

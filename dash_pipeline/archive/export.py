@@ -26,6 +26,7 @@ import psycopg
 from psycopg import sql
 
 from dash_pipeline.archive import manifest
+from dash_pipeline.archive.compress import decompress
 from dash_pipeline.archive.manifest import Entry, midnight
 from dash_pipeline.archive.parquet import SCHEMA_VERSION, content_hash, decode, encode
 from dash_pipeline.errors import DashError, Unavailable
@@ -34,7 +35,7 @@ from dash_pipeline.storage import s3
 from dash_pipeline.storage.encryption import Key, Keyring, keyring
 from dash_pipeline.storage.hot import reader
 from dash_pipeline.storage.tables import Table
-from dash_pipeline.storage.timescale import Connection
+from dash_pipeline.storage.timescale import Connection, drop_chunk
 
 DAY = timedelta(days=1)
 # Rows read, written and compared at a time: about a gigabyte of memory at the most.
@@ -79,6 +80,7 @@ def export(settings: Settings, conn: Connection, day: Day, run_id: str) -> list[
     """
     bucket, ring = s3.bucket(settings), keyring(settings)
     sweep(bucket, conn, day)
+    decompress(conn, day.chunk)
     for _ in range(_TRIES):
         written: list[Entry] = []
         try:
@@ -146,13 +148,14 @@ def _write(
             rows = hot.rows(day.table, "chain = $1 AND ts >= $2 AND ts < $3", (day.chain, lo, hi))
             seen += rows.height
             if archived:
-                rows = rows.join(_keys(bucket, ring, archived, day.table), on=list(day.table.key), how="anti")
+                rows = rows.join(keys(bucket, ring, archived, day.table), on=list(day.table.key), how="anti")
             if rows.height:
                 written.append(put(bucket, ring.current, day, rows))
     return seen, before
 
 
-def _keys(bucket: s3.Bucket, ring: Keyring, archived: list[Entry], table: Table) -> pl.DataFrame:
+def keys(bucket: s3.Bucket, ring: Keyring, archived: list[Entry], table: Table) -> pl.DataFrame:
+    """The keys of the rows of these objects. Raises Corrupt."""
     return pl.concat([fetch(bucket, ring, one, table).select(table.key) for one in archived])
 
 
@@ -204,14 +207,10 @@ def _commit(conn: Connection, day: Day, written: list[Entry], seen: int, before:
         if mine != seen or new:
             raise _ChangedError
         manifest.add(conn, written, run_id)
+        manifest.count(conn, written)
         if others:
             conn.execute(
                 sql.SQL("DELETE FROM {} WHERE chain = %s AND ts >= %s AND ts < %s").format(chunk), day.bounds()
             )
         else:
-            # A span that is this chunk's own: no other chunk lies in it.
-            conn.execute(
-                "SELECT drop_chunks(%s, older_than => range_end, newer_than => range_start)"
-                " FROM timescaledb_information.chunks WHERE format('%%I.%%I', chunk_schema, chunk_name) = %s",
-                (f"chain.{day.table.name}", day.chunk),
-            )
+            drop_chunk(conn, f"chain.{day.table.name}", day.chunk)

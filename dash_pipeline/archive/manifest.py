@@ -74,6 +74,15 @@ def add(conn: Connection, found: Iterable[Entry], run_id: str) -> None:
     )
 
 
+def count(conn: Connection, found: Iterable[Entry]) -> None:
+    """Remember how many rows have left the hot table with these objects, whatever becomes of the objects."""
+    conn.cursor().executemany(
+        "INSERT INTO ops.archived_rows AS a VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (table_name, chain, date) DO UPDATE SET rows = a.rows + excluded.rows",
+        [(one.table, one.chain, one.date, one.rows) for one in found],
+    )
+
+
 def replace(conn: Connection, old: Iterable[Entry]) -> None:
     """These objects hold no rows any more; others do."""
     conn.execute(

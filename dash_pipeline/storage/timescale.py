@@ -87,6 +87,26 @@ def newest_times(conn: Connection, settings: Settings) -> dict[str, datetime]:
     return dict(rows)
 
 
+def chunks(conn: Connection, table: str, before: datetime) -> list[str]:
+    """A hypertable's chunks that begin before this time, the oldest first."""
+    rows = conn.execute(
+        "SELECT format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks"
+        " WHERE format('%%I.%%I', hypertable_schema, hypertable_name) = %s AND range_start < %s ORDER BY range_start",
+        (table, before),
+    ).fetchall()
+    return [chunk for (chunk,) in rows]
+
+
+def drop_chunk(conn: Connection, table: str, chunk: str) -> None:
+    """Drop one chunk of a hypertable, which the transaction has locked."""
+    # A span that is this chunk's own: no other chunk lies in it.
+    conn.execute(
+        "SELECT drop_chunks(%s, older_than => range_end, newer_than => range_start)"
+        " FROM timescaledb_information.chunks WHERE format('%%I.%%I', chunk_schema, chunk_name) = %s",
+        (table, chunk),
+    )
+
+
 # ---------------------------------------------------------------------------------------------- offsets
 
 

@@ -36,7 +36,7 @@ def migrated(database: Settings) -> Settings:
 @pytest.fixture
 def conn(migrated: Settings) -> Iterator[db.Connection]:
     with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.archive_manifest, ops.chains")
+        conn.execute("TRUNCATE ops.archive_manifest, ops.archived_rows, ops.chains")
         for table in ARCHIVED:
             conn.execute(f"TRUNCATE chain.{table}")
         yield conn
