@@ -28,7 +28,7 @@ from dagster import (
 )
 
 from assets import owners
-from assets.keys import LIFECYCLE, archive_key, compaction_key, table_key
+from assets.keys import LIFECYCLE, archive_key, compaction_key, sizes_key, table_key
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
@@ -113,12 +113,32 @@ def compaction_asset() -> AssetsDefinition:
     return compaction
 
 
+def sizes_asset() -> AssetsDefinition:
+    """How much is hot and archived, measured whether anything was due or not."""
+
+    @asset(
+        key=sizes_key(),
+        description="Bytes of each hot table with its indexes, and of what else grows in the database; bytes and rows"
+        " that are archived. All chains, once a day.",
+        group_name=LIFECYCLE,
+        owners=[owners.OPERATIONS],
+        kinds={"postgres", "s3"},
+    )
+    def sizes(archive: ArchiveResource) -> MaterializeResult[Any]:
+        try:
+            return MaterializeResult(metadata=archive.sizes())
+        except DashError as error:
+            raise Failure(str(error), allow_retries=False) from None
+
+    return sizes
+
+
 def compaction_job() -> "UnresolvedAssetJobDefinition":
-    """The archive's small objects, merged."""
+    """The archive's small objects, merged, and its size."""
     return define_asset_job(
         COMPACT_ARCHIVE,
-        AssetSelection.assets(compaction_key()),
-        description="Merges the small objects of each archived day.",
+        AssetSelection.assets(compaction_key(), sizes_key()),
+        description="Merges the small objects of each archived day, and measures what is hot and archived.",
         tags={owners.OWNER_TAG: owners.OPERATIONS},
         executor_def=in_process_executor,
     )

@@ -97,6 +97,16 @@ def chunks(conn: Connection, table: str, before: datetime) -> list[str]:
     return [chunk for (chunk,) in rows]
 
 
+def relation_bytes(conn: Connection, tables: Iterable[str]) -> dict[str, int]:
+    """What each of these tables takes with its indexes, in bytes; hypertables with their chunks."""
+    rows = conn.execute(
+        "SELECT name, coalesce(hypertable_size(name::regclass), pg_total_relation_size(name::regclass))"
+        " FROM unnest(%s::text[]) t(name)",
+        (list(tables),),
+    ).fetchall()
+    return dict(rows)
+
+
 def drop_chunk(conn: Connection, table: str, chunk: str) -> None:
     """Drop one chunk of a hypertable, which the transaction has locked."""
     # A span that is this chunk's own: no other chunk lies in it.
@@ -488,7 +498,7 @@ def forget_chain(conn: Connection, chain: str) -> None:
         tables = conn.execute(
             "SELECT c.table_schema, c.table_name FROM information_schema.columns c"
             " JOIN information_schema.tables t USING (table_schema, table_name)"
-            " WHERE c.column_name = 'chain' AND c.table_schema IN ('chain', 'side', 'ops', 'intel')"
+            " WHERE c.column_name = 'chain' AND c.table_schema IN ('chain', 'side', 'rollup', 'ops', 'intel')"
             " AND t.table_type = 'BASE TABLE'"
         ).fetchall()
         for table in tables:
