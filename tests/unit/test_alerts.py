@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from dagster import DagsterInstance, build_run_status_sensor_context, job, op
@@ -38,27 +35,6 @@ def breaks() -> None:
 @job(tags={"dash/owner": "team:search"})
 def broken_job() -> None:
     breaks()
-
-
-@pytest.fixture
-def received() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A server that takes alerts: its address, and what it was sent."""
-    messages: list[dict[str, str]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", messages
-    server.shutdown()
-    server.server_close()
 
 
 def fail_a_run(url: str, environment: pytest.MonkeyPatch) -> None:
