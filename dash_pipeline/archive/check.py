@@ -160,8 +160,8 @@ def lost(settings: Settings, chain: str) -> tuple[str, ...]:
         blocks = [row[0] for row in _blocks_by_day(conn, chain) if row[1] > row[2] + row[3] or (row[2] and row[3])]
         found = [
             f"{table} {day}: {taken - listed:,} of {taken:,} archived rows are in no object of ops.archive_manifest;"
-            " restore its entries from a backup before the day is archived again, which deletes what is not listed"
-            for table, day, taken, listed in _unlisted(conn, chain)
+            " restore its entries from a backup: until then the day's objects are kept, listed or not"
+            for table, day, taken, listed in manifest.unlisted(conn, chain)
         ]
         edge = edges(settings, conn).get(chain)
         if edge is not None:
@@ -198,17 +198,6 @@ def _in_both(settings: Settings, conn: Connection, day: Day) -> int:
             hot = source.rows(table, "chain = $1 AND ts >= $2 AND ts < $3", day.bounds(), table.key)
         entries = manifest.entries(conn, table.name, day.chain, day.date)
         return hot.join(keys(bucket, ring, entries, table), on=table.key, how="semi").height if entries else 0
-
-
-def _unlisted(conn: Connection, chain: str) -> list[tuple[Any, ...]]:
-    """Table, day, rows that have left the hot table, rows that listed objects hold, where these are fewer."""
-    return conn.execute(
-        "SELECT a.table_name, a.date, a.rows, coalesce(m.rows, 0) FROM ops.archived_rows a LEFT JOIN"
-        " (SELECT table_name, date, sum(rows)::int8 AS rows FROM ops.archive_manifest"
-        "  WHERE chain = %(chain)s AND replaced_at IS NULL GROUP BY 1, 2) m USING (table_name, date)"
-        " WHERE a.chain = %(chain)s AND a.rows > coalesce(m.rows, 0) ORDER BY 1, 2",
-        {"chain": chain},
-    ).fetchall()
 
 
 def _unseen(settings: Settings, conn: Connection, since: Day, counted: str) -> list[tuple[Any, ...]]:

@@ -98,7 +98,12 @@ def export(settings: Settings, conn: Connection, day: Day, run_id: str) -> list[
 
 
 def sweep(bucket: s3.Bucket, conn: Connection, day: Day) -> list[str]:
-    """Delete the day's objects that no manifest has ever listed: those of runs that were killed. Returns their keys."""
+    """Delete the day's objects that no manifest has ever listed: those of runs that were killed. Returns their keys.
+
+    None while the manifest lists fewer rows than have been archived: it has lost entries, and these are their objects.
+    """
+    if manifest.unlisted(conn, day.chain, day.table.name, day.date):
+        return []
     listed = {
         key
         for (key,) in conn.execute("SELECT object FROM ops.archive_manifest WHERE object LIKE %s", (day.folder + "%",))

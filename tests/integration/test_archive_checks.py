@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from dash_pipeline.archive import manifest
-from dash_pipeline.archive.check import Days, doubled, lost, missing_days
+from dash_pipeline.archive.check import Days, check, doubled, lost, missing_days
 from dash_pipeline.archive.manifest import midnight
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.archive.retain import retain
@@ -180,12 +180,18 @@ def test_an_object_that_the_manifest_has_forgotten(
     insert(conn, table, day_rows(random.Random(2), table, chain, 1, 7))
     retain(migrated, "run")
     small = min(manifest.entries(conn, table.name, chain, day(1)), key=lambda one: one.rows)
+    conn.execute("CREATE TEMP TABLE kept AS SELECT * FROM ops.archive_manifest WHERE object = %s", (small.object,))
     conn.execute("DELETE FROM ops.archive_manifest WHERE object = %s", (small.object,))
     (line,) = lost(migrated, chain)
     assert line.startswith(f"{table.name} {day(1)}: 7 of 37 archived rows are in no object of ops.archive_manifest;")
+    insert(conn, table, day_rows(random.Random(3), table, chain, 1, 1))
+    retain(migrated, "run")  # a run that would delete objects that are not listed
+    conn.execute("INSERT INTO ops.archive_manifest SELECT * FROM kept")
+    assert lost(migrated, chain) == ()
+    assert check(migrated, chain=chain).wrong == ()
     conn.execute("DELETE FROM ops.archive_manifest WHERE table_name = %s AND date = %s", (table.name, day(1)))
     (line,) = lost(migrated, chain)
-    assert line.startswith(f"{table.name} {day(1)}: 37 of 37 archived rows")
+    assert line.startswith(f"{table.name} {day(1)}: 38 of 38 archived rows")
     assert len(made[table.name]) == DAYS
 
 
