@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -16,6 +20,7 @@ from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.archive.retain import retain
 from dash_pipeline.archive.rewrite import compact, rotate
 from dash_pipeline.settings import Settings
+from dash_pipeline.stack import Stack
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.tables import BLOCKS, LOGS, TOKEN_TRANSFERS, TRANSACTIONS, Table
@@ -234,3 +239,25 @@ def test_doubled_rows_are_counted_by_key_and_late_ones_are_none(
     assert lost(migrated, chain) == ()
     retain(migrated, "run")
     assert doubled(migrated, chain) == {}
+
+
+def test_the_command_names_what_is_missing(conn: db.Connection, migrated: Settings, stack: Stack, chain: str) -> None:
+    store(conn, chain, (0, 3, 4, 7))
+    environment = os.environ | {
+        "DASH_STACK_DIR": str(stack.layout.home),
+        "DASH_TIMESCALE_DSN": migrated.timescale_dsn.get_secret_value(),
+        "DASH_RETENTION_DAYS": str(HOT),
+    }
+
+    def said() -> tuple[int, str]:
+        command = [str(Path(sys.executable).with_name("dash-pipeline")), "archive", "check"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    conn.execute("DELETE FROM chain.blocks WHERE ts >= %s AND ts < %s", (day(4), day(5)))
+    code, text = said()
+    assert code == 2
+    assert f"{chain}: blocks {day(4)}: 30 canonical blocks are in neither place" in " ".join(text.split())
+    assert f"{chain}: blocks {day(1)} to {day(2)}: never ingested" in " ".join(text.split())
+    conn.execute("TRUNCATE ops.chains")
+    assert said()[0] == 0
