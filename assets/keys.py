@@ -84,6 +84,11 @@ def compaction_key() -> AssetKey:
     return AssetKey(["archive", "compaction"])
 
 
+def sizes_key() -> AssetKey:
+    """How much is hot, and how much is archived."""
+    return AssetKey(["archive", "sizes"])
+
+
 def housekeeping_key(name: str) -> AssetKey:
-    """What is swept: documents, uploads, staging tables, or Dagster's own records."""
+    """What is swept: documents, uploads, staging tables, rows, or Dagster's own records."""
     return AssetKey(["housekeeping", name])

@@ -600,14 +600,20 @@ def archive_check(
     table: Annotated[str, typer.Option(help="Only this table.")] = "",
     chain: Annotated[str, typer.Option(help="Only this chain.")] = "",
 ) -> None:
-    """Read every object again and compare it with what was written. Exit code 2 when one is not the same."""
-    from dash_pipeline.archive.check import check
+    """Read every object again and compare it with what was written; look for rows that are missing. Exit code 2 when
+    an object is not the same, or rows or days are in neither place."""
+    from dash_pipeline.archive.check import chains, check, lost, missing_days
     from dash_pipeline.settings import load_settings
 
-    found = check(load_settings(), table or None, chain or None)
+    settings = load_settings()
+    found = check(settings, table or None, chain or None)
     out.print(f"{found.objects:,} objects, {found.rows:,} rows, {found.size / 1e6:,.1f} MB are right", highlight=False)
-    if found.wrong:
-        raise DashError("\n".join(found.wrong))
+    wrong = list(found.wrong)
+    if not table:
+        for name in [chain] if chain else chains(settings):
+            wrong += [f"{name}: {line}" for line in (*missing_days(settings, name).wrong, *lost(settings, name))]
+    if wrong:
+        raise DashError("\n".join(wrong))
 
 
 @archive_app.command("compact")

@@ -109,6 +109,7 @@ def _lifecycle() -> dict[str, Any]:
         "assets": [
             *map(archive.archive_asset, chains),
             archive.compaction_asset(),
+            archive.sizes_asset(),
             *backups.backup_assets(),
             *other_backups.other_backup_assets(),
             *housekeeping.housekeeping_assets(),

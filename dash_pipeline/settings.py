@@ -132,6 +132,10 @@ class Settings(BaseSettings):
     direct_alerts: bool = Field(True, description="lanes raise alerts themselves, before the prediction engine's run")
 
     retention_days: float = Field(7, gt=0, description="days of chain time that rows stay hot")
+    compress_after_days: float | None = Field(
+        None, gt=0, description="days of chain time after which hot rows are compressed, where TimescaleDB's licence"
+        " has compression; off without"
+    )  # fmt: skip
     search_transaction_days: float = Field(
         7, gt=0, description="days of chain time that transactions stay in the search index"
     )

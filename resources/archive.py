@@ -11,7 +11,7 @@ from dagster import ConfigurableResource
 from dash_pipeline.settings import settings
 
 if TYPE_CHECKING:
-    from dash_pipeline.archive.check import Report
+    from dash_pipeline.archive.check import Days, Report
 
 
 class ArchiveResource(ConfigurableResource[Any]):
@@ -52,21 +52,42 @@ class ArchiveResource(ConfigurableResource[Any]):
             hot, archived, rows = sizes(conn, table)
         return {"hot bytes": hot, "archived bytes": archived, "archived rows": rows}
 
-    def missing_days(self, chain: str) -> list[str]:
+    def sizes(self) -> dict[str, int]:
+        """What the hot tables and what else grows in the database take, in bytes; what is archived. All chains."""
+        from dash_pipeline.archive.manifest import sizes
+        from dash_pipeline.archive.parquet import ARCHIVED
+        from dash_pipeline.storage.tables import TABLES
+        from dash_pipeline.storage.timescale import relation_bytes, session
+
+        with session(settings()) as conn:
+            tables = {table: sizes(conn, table) for table in ARCHIVED}
+            others = relation_bytes(conn, ["rollup.wallet_blocks", "rollup.pool_candles", "ops.block_tree"])
+            others["schema side"] = sum(relation_bytes(conn, [f"side.{table}" for table in TABLES]).values())
+        return {
+            "hot bytes": sum(hot for hot, _, _ in tables.values()),
+            "archived bytes": sum(archived for _, archived, _ in tables.values()),
+            "archived rows": sum(rows for _, _, rows in tables.values()),
+            **{f"{table}: hot bytes": hot for table, (hot, _, _) in tables.items()},
+            **{f"{name}: bytes": size for name, size in others.items()},
+        }
+
+    def missing_days(self, chain: str) -> Days:
         """Days of the chain that are in neither place."""
         from dash_pipeline.archive.check import missing_days
-        from dash_pipeline.storage.timescale import connect
 
-        with connect(settings()) as conn:
-            return missing_days(conn, chain)
+        return missing_days(settings(), chain)
 
-    def doubled(self, chain: str) -> list[str]:
-        """Tables and days of the chain that are in both places."""
+    def doubled(self, chain: str) -> dict[str, int]:
+        """Tables and days of the chain with rows in both places; how many."""
         from dash_pipeline.archive.check import doubled
-        from dash_pipeline.storage.timescale import connect
 
-        with connect(settings()) as conn:
-            return doubled(conn, chain)
+        return doubled(settings(), chain)
+
+    def lost(self, chain: str) -> tuple[str, ...]:
+        """A line for each table and day with rows in neither place."""
+        from dash_pipeline.archive.check import lost
+
+        return lost(settings(), chain)
 
     def check(self, chain: str) -> Report:
         """Every object of the chain, read again."""

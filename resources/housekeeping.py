@@ -38,6 +38,24 @@ class HousekeepingResource(ConfigurableResource[Any]):
 
         return database.drop_stale_staging(settings())
 
+    def branches(self) -> dict[str, int]:
+        """Delete rows of branches that have lost for good; table -> how many."""
+        from dash_pipeline.housekeeping import rows
+
+        return rows.drop_lost_branches(settings())
+
+    def rollups(self) -> dict[str, int]:
+        """Delete sums that nobody reads any more; table -> how many."""
+        from dash_pipeline.housekeeping import rows
+
+        return rows.drop_old_rollups(settings())
+
+    def compress(self, say: Callable[[str], None]) -> int:
+        """Compress hot days where the server can; how many chunks."""
+        from dash_pipeline.archive.compress import compress
+
+        return compress(settings(), say)
+
     def records(self, instance: DagsterInstance) -> Pruned:
         """Delete Dagster's old runs, events and ticks."""
         from resources.instance import prune

@@ -127,5 +127,5 @@ def daily_housekeeping(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
         job=job,
         cron_schedule="3 4 * * *",
         default_status=DefaultScheduleStatus.RUNNING,
-        description="Deletes documents, uploads, staging tables and Dagster's records that have had their time.",
+        description="Deletes documents, uploads, staging tables, rows and Dagster's records that have had their time.",
     )

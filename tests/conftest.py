@@ -5,9 +5,12 @@ Belongs here: fixtures for several folders of tests. Does not belong here: fixtu
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,24 @@ def fresh_database(stack: Stack) -> Iterator[Settings]:
 def unique() -> Callable[[str], str]:
     """A name nobody else uses, for topics, chains and indexes: `unique("t")` -> `t5f0c9a1e`."""
     return lambda prefix: f"{prefix}{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def received() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """A server that takes alerts of failed runs: its address, and what it was sent."""
+    messages: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", messages
+    server.shutdown()
+    server.server_close()

@@ -28,7 +28,7 @@ from dagster import (
 )
 
 from assets import owners
-from assets.keys import LIFECYCLE, archive_key, compaction_key, dead_letters_key, intel_key, table_key
+from assets.keys import LIFECYCLE, archive_key, compaction_key, dead_letters_key, intel_key, sizes_key, table_key
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 FIRST_DAY = "2015-07-30"
 CHECK_ARCHIVE = "check_archive"
 COMPACT_ARCHIVE = "compact_archive"
+# Days and lines that a check names; the rest are counted.
+_NAMED = 20
 
 # Tables that are one asset for all chains.
 _SHARED = {"predictions": intel_key("predictions"), "dead_letters": dead_letters_key()}
@@ -113,12 +115,32 @@ def compaction_asset() -> AssetsDefinition:
     return compaction
 
 
+def sizes_asset() -> AssetsDefinition:
+    """How much is hot and archived, measured whether anything was due or not."""
+
+    @asset(
+        key=sizes_key(),
+        description="Bytes of each hot table with its indexes, and of what else grows in the database; bytes and rows"
+        " that are archived. All chains, once a day.",
+        group_name=LIFECYCLE,
+        owners=[owners.OPERATIONS],
+        kinds={"postgres", "s3"},
+    )
+    def sizes(archive: ArchiveResource) -> MaterializeResult[Any]:
+        try:
+            return MaterializeResult(metadata=archive.sizes())
+        except DashError as error:
+            raise Failure(str(error), allow_retries=False) from None
+
+    return sizes
+
+
 def compaction_job() -> "UnresolvedAssetJobDefinition":
-    """The archive's small objects, merged."""
+    """The archive's small objects, merged, and its size."""
     return define_asset_job(
         COMPACT_ARCHIVE,
-        AssetSelection.assets(compaction_key()),
-        description="Merges the small objects of each archived day.",
+        AssetSelection.assets(compaction_key(), sizes_key()),
+        description="Merges the small objects of each archived day, and measures what is hot and archived.",
         tags={owners.OWNER_TAG: owners.OPERATIONS},
         executor_def=in_process_executor,
     )
@@ -130,22 +152,53 @@ def archive_checks(chain: Chain) -> list[AssetChecksDefinition]:
 
     @asset_check(
         asset=key, name="no_day_missing",
-        description="Each day between the first and the last archived one that blocks should be of is archived or hot.",
+        description="From the chain's first known block to the edge of the retention, each day that blocks should be of"
+        " is archived, or about to be. An error where blocks were stored, a warning where they were never ingested.",
     )  # fmt: skip
     def no_day_missing(archive: ArchiveResource) -> AssetCheckResult:
-        missing = archive.missing_days(chain.name)
-        return AssetCheckResult(passed=not missing, metadata={"days": len(missing), "first": ", ".join(missing[:20])})
+        found = archive.missing_days(chain.name)
+        return AssetCheckResult(
+            passed=not found.wrong,
+            severity=AssetCheckSeverity.ERROR if found.lost else AssetCheckSeverity.WARN,
+            description="\n".join(found.wrong[:_NAMED]) or None,
+            metadata={
+                "days lost": len(found.lost),
+                "spans never ingested": len(found.never_ingested),
+                "days still hot, due": len(found.due),
+                "due": ", ".join(map(str, found.due[:_NAMED])),
+            },
+        )
 
     @asset_check(
-        asset=key, name="each_row_in_one_place",
-        description="No day is archived and hot. Late or replayed rows are, until the next run takes them out.",
+        asset=key, name="no_row_in_both_places",
+        description="No row is hot and archived. Those that were sent again are, until the next run takes them out;"
+        " whoever reads sees them once.",
     )  # fmt: skip
-    def each_row_in_one_place(archive: ArchiveResource) -> AssetCheckResult:
-        both = archive.doubled(chain.name)
+    def no_row_in_both_places(archive: ArchiveResource) -> AssetCheckResult:
+        try:
+            both = archive.doubled(chain.name)
+        except DashError as error:
+            return AssetCheckResult(passed=False, description=str(error))
+        named = ", ".join(f"{day}: {rows:,} rows" for day, rows in list(both.items())[:_NAMED])
         return AssetCheckResult(
             passed=not both,
             severity=AssetCheckSeverity.WARN,
-            metadata={"days": len(both), "first": ", ".join(both[:20])},
+            description=f"{named}; the next run of {archive_name(chain.name)} takes them out" if both else None,
+            metadata={"days": len(both), "rows": sum(both.values())},
+        )
+
+    @asset_check(
+        asset=key, name="no_row_in_neither_place",
+        description="Canonical blocks, rows that have left the hot tables, and transactions and transfers that the"
+        " wallets' rollup was made of are all hot or archived.",
+    )  # fmt: skip
+    def no_row_in_neither_place(archive: ArchiveResource) -> AssetCheckResult:
+        try:
+            lost = archive.lost(chain.name)
+        except DashError as error:
+            return AssetCheckResult(passed=False, description=str(error))
+        return AssetCheckResult(
+            passed=not lost, description="\n".join(lost[:_NAMED]) or None, metadata={"tables and days": len(lost)}
         )
 
     @asset_check(
@@ -164,7 +217,7 @@ def archive_checks(chain: Chain) -> list[AssetChecksDefinition]:
             },
         )
 
-    return [no_day_missing, each_row_in_one_place, objects_as_written]
+    return [no_day_missing, no_row_in_both_places, no_row_in_neither_place, objects_as_written]
 
 
 def archive_jobs(chains: Iterable[Chain]) -> "list[UnresolvedAssetJobDefinition]":

@@ -41,7 +41,7 @@ def housekeeping_job() -> "UnresolvedAssetJobDefinition":
     return define_asset_job(
         "housekeeping",
         AssetSelection.assets(*map(housekeeping_key, _SWEEPS)),
-        description="Deletes documents, uploads, staging tables and Dagster's records that have had their time.",
+        description="Deletes documents, uploads, staging tables, rows and Dagster's records that have had their time.",
         tags={owners.OWNER_TAG: owners.OPERATIONS},
         executor_def=in_process_executor,
     )
@@ -60,6 +60,23 @@ def _uploads(context: AssetExecutionContext, housekeeping: HousekeepingResource)
 def _staging(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
     found = housekeeping.staging()
     return {"tables dropped": len(found.dropped), "left to autovacuum": len(found.left)}
+
+
+def _branches(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
+    gone = housekeeping.branches()
+    return {"rows deleted": sum(gone.values()), "by table": MetadataValue.json(gone)}
+
+
+def _rollups(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
+    return {f"{table} deleted": rows for table, rows in housekeeping.rollups().items()}
+
+
+def _compression(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
+    said: list[str] = []
+    done = housekeeping.compress(said.append)
+    for line in said:
+        context.log.info(line)
+    return {"chunks compressed": done, "note": "; ".join(said)}
 
 
 def _records(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
@@ -85,6 +102,23 @@ _SWEEPS: dict[str, tuple[str, str, _Sweep]] = {
         _uploads,
     ),
     "staging_tables": ("postgres", "Staging tables that a crash of the database left behind are dropped.", _staging),
+    "orphaned_rows": (
+        "postgres",
+        "Rows of blocks that are not canonical are deleted once they are older than `DASH_RETENTION_DAYS` and can never"
+        " be canonical again: below the finalised height, which another block holds. They are no history.",
+        _branches,
+    ),
+    "rollups": (
+        "postgres",
+        "Candles that no window of a pool reaches back to, and sums of busy wallets' days that are no longer hot, are"
+        " deleted.",
+        _rollups,
+    ),
+    "compression": (
+        "postgres",
+        "Hot days older than `DASH_COMPRESS_AFTER_DAYS` are compressed, where the licence of TimescaleDB has it.",
+        _compression,
+    ),
     "dagster_records": (
         "dagster",
         "Runs that ended more than `DASH_DAGSTER_DAYS` ago are deleted, with their logs and events, and old ticks. The"

@@ -26,6 +26,7 @@ import psycopg
 from psycopg import sql
 
 from dash_pipeline.archive import manifest
+from dash_pipeline.archive.compress import decompress
 from dash_pipeline.archive.manifest import Entry, midnight
 from dash_pipeline.archive.needed import BEFORE, NEEDED
 from dash_pipeline.archive.parquet import SCHEMA_VERSION, content_hash, decode, encode
@@ -35,7 +36,7 @@ from dash_pipeline.storage import s3
 from dash_pipeline.storage.encryption import Key, Keyring, keyring
 from dash_pipeline.storage.hot import reader
 from dash_pipeline.storage.tables import Table
-from dash_pipeline.storage.timescale import Connection
+from dash_pipeline.storage.timescale import Connection, drop_chunk
 
 DAY = timedelta(days=1)
 # The transaction that drops rows waits so long for readers, and makes nobody else wait longer.
@@ -79,6 +80,7 @@ def export(settings: Settings, conn: Connection, day: Day, run_id: str) -> list[
     """
     bucket, ring = s3.bucket(settings), keyring(settings)
     sweep(bucket, conn, day)
+    decompress(conn, day.chunk)
     for _ in range(_TRIES):
         written: list[Entry] = []
         try:
@@ -96,7 +98,12 @@ def export(settings: Settings, conn: Connection, day: Day, run_id: str) -> list[
 
 
 def sweep(bucket: s3.Bucket, conn: Connection, day: Day) -> list[str]:
-    """Delete the day's objects that no manifest has ever listed: those of runs that were killed. Returns their keys."""
+    """Delete the day's objects that no manifest has ever listed: those of runs that were killed. Returns their keys.
+
+    None while the manifest lists fewer rows than have been archived: it has lost entries, and these are their objects.
+    """
+    if manifest.unlisted(conn, day.chain, day.table.name, day.date):
+        return []
     listed = {
         key
         for (key,) in conn.execute("SELECT object FROM ops.archive_manifest WHERE object LIKE %s", (day.folder + "%",))
@@ -148,13 +155,14 @@ def _write(
             rows = hot.rows(day.table, f"chain = $1 AND {time} >= $2 AND {time} < $3", (day.chain, lo, hi))
             seen += rows.height
             if archived:
-                rows = rows.join(_keys(bucket, ring, archived, day.table), on=list(day.table.key), how="anti")
+                rows = rows.join(keys(bucket, ring, archived, day.table), on=list(day.table.key), how="anti")
             if rows.height:
                 written.append(put(bucket, ring.current, day, rows))
     return seen, before
 
 
-def _keys(bucket: s3.Bucket, ring: Keyring, archived: list[Entry], table: Table) -> pl.DataFrame:
+def keys(bucket: s3.Bucket, ring: Keyring, archived: list[Entry], table: Table) -> pl.DataFrame:
+    """The keys of the rows of these objects. Raises Corrupt."""
     return pl.concat([fetch(bucket, ring, one, table).select(table.key) for one in archived])
 
 
@@ -195,6 +203,7 @@ def _commit(conn: Connection, day: Day, written: list[Entry], seen: int, before:
         conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(_LOCK_TIMEOUT))
         manifest.lock_seam(conn, day.table.name)
         manifest.add(conn, written, run_id)
+        manifest.count(conn, written)
         if day.chunk:
             _drop(conn, day, seen, before)
         else:
@@ -222,12 +231,7 @@ def _drop(conn: Connection, day: Day, seen: int, before: int) -> None:
     if others:
         conn.execute(sql.SQL("DELETE FROM {} WHERE chain = %s AND ts >= %s AND ts < %s").format(chunk), day.bounds())
     else:
-        # A span that is this chunk's own: no other chunk lies in it.
-        conn.execute(
-            "SELECT drop_chunks(%s, older_than => range_end, newer_than => range_start)"
-            " FROM timescaledb_information.chunks WHERE format('%%I.%%I', chunk_schema, chunk_name) = %s",
-            (day.table.relation, day.chunk),
-        )
+        drop_chunk(conn, day.table.relation, day.chunk)
 
 
 def _delete(conn: Connection, day: Day, seen: int, before: int) -> None:

@@ -76,6 +76,31 @@ def add(conn: Connection, found: Iterable[Entry], run_id: str) -> None:
     )
 
 
+def count(conn: Connection, found: Iterable[Entry]) -> None:
+    """Remember how many rows have left the hot table with these objects, whatever becomes of the objects."""
+    conn.cursor().executemany(
+        "INSERT INTO ops.archived_rows AS a VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (table_name, chain, date) DO UPDATE SET rows = a.rows + excluded.rows",
+        [(one.table, one.chain, one.date, one.rows) for one in found],
+    )
+
+
+def unlisted(
+    conn: Connection, chain: str, table: str | None = None, day: date | None = None
+) -> list[tuple[str, date, int, int]]:
+    """Table, day, rows that have left the hot table, rows that listed objects hold: where these are fewer, of the
+    chain's days, or of one of them."""
+    return conn.execute(
+        "SELECT a.table_name, a.date, a.rows, coalesce(m.rows, 0) FROM ops.archived_rows a LEFT JOIN"
+        " (SELECT table_name, date, sum(rows)::int8 AS rows FROM ops.archive_manifest"
+        "  WHERE chain = %(chain)s AND replaced_at IS NULL GROUP BY 1, 2) m USING (table_name, date)"
+        " WHERE a.chain = %(chain)s AND a.rows > coalesce(m.rows, 0)"
+        " AND (%(table)s::text IS NULL OR a.table_name = %(table)s) AND (%(day)s::date IS NULL OR a.date = %(day)s)"
+        " ORDER BY 1, 2",
+        {"chain": chain, "table": table, "day": day},
+    ).fetchall()
+
+
 def replace(conn: Connection, old: Iterable[Entry]) -> None:
     """These objects hold no rows any more; others do."""
     conn.execute(

@@ -15,7 +15,7 @@ from dash_pipeline.archive.needed import NEEDED
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage.tables import Table
-from dash_pipeline.storage.timescale import Connection, newest_times, session
+from dash_pipeline.storage.timescale import Connection, chunks, newest_times, session
 
 Done = Callable[[Day, list[Entry]], None]
 
@@ -35,10 +35,10 @@ def retain(
     """
     rows = 0
     with session(settings) as conn:
-        edges = _edges(settings, conn)
+        until = edges(settings, conn)
         for name in tables:
             with manifest.exporting(conn, name) as alone:
-                for one in due(conn, ARCHIVED[name], edges) if alone else ():
+                for one in due(conn, ARCHIVED[name], until) if alone else ():
                     if chain in (None, one.chain) and (days is None or one.date in days):
                         entries = export(settings, conn, one, run_id)
                         done(one, entries)
@@ -50,14 +50,14 @@ def all_due(settings: Settings) -> dict[str, list[date]]:
     """Chain -> its days, in any table, that are to be archived; the oldest first."""
     found: dict[str, set[date]] = {}
     with session(settings) as conn:
-        edges = _edges(settings, conn)
+        until = edges(settings, conn)
         for table in ARCHIVED.values():
-            for one in due(conn, table, edges):
+            for one in due(conn, table, until):
                 found.setdefault(one.chain, set()).add(one.date)
     return {chain: sorted(days) for chain, days in found.items()}
 
 
-def _edges(settings: Settings, conn: Connection) -> dict[str, datetime]:
+def edges(settings: Settings, conn: Connection) -> dict[str, datetime]:
     """Chain -> the time that lies the retention before its newest block: days that end by then are archived."""
     retention = timedelta(days=settings.retention_days)
     return {chain: newest - retention for chain, newest in newest_times(conn, settings).items()}
@@ -65,6 +65,7 @@ def _edges(settings: Settings, conn: Connection) -> dict[str, datetime]:
 
 def due(conn: Connection, table: Table, edges: dict[str, datetime]) -> Iterator[Day]:
     """The days that have hot rows, end before their chain's edge, and hold no row that is needed; the oldest first."""
+    until = max(edges.values(), default=datetime.min)
     if not table.hyper:
         # Days of plain tables, each with the rows of its chain: an index on the time finds the few that are old.
         found = conn.execute(
@@ -72,16 +73,11 @@ def due(conn: Connection, table: Table, edges: dict[str, datetime]) -> Iterator[
             " JOIN unnest(%s::text[], %s::timestamptz[]) e(chain, edge) USING (chain)"
             f" WHERE {table.time} < date_trunc('day', edge, 'UTC') AND {table.time} < %s"
             f" GROUP BY 1, 2 HAVING NOT bool_or({NEEDED.get(table.name, 'false')}) ORDER BY 1, 2",
-            (list(edges), list(edges.values()), max(edges.values(), default=datetime.min)),
+            (list(edges), list(edges.values()), until),
         ).fetchall()
         yield from (Day(table, chain, day) for day, chain in found)
         return
-    chunks = conn.execute(
-        "SELECT format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks"
-        " WHERE hypertable_schema = 'chain' AND hypertable_name = %s AND range_start < %s ORDER BY range_start",
-        (table.name, max(edges.values(), default=datetime.min)),
-    ).fetchall()
-    for (chunk,) in chunks:
+    for chunk in chunks(conn, table.relation, until):
         days = conn.execute(
             f"SELECT DISTINCT (ts AT TIME ZONE 'UTC')::date, chain FROM {chunk} ORDER BY 1, 2"
         ).fetchall()

@@ -87,6 +87,36 @@ def newest_times(conn: Connection, settings: Settings) -> dict[str, datetime]:
     return dict(rows)
 
 
+def chunks(conn: Connection, table: str, before: datetime) -> list[str]:
+    """A hypertable's chunks that begin before this time, the oldest first."""
+    rows = conn.execute(
+        "SELECT format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks"
+        " WHERE format('%%I.%%I', hypertable_schema, hypertable_name) = %s AND range_start < %s ORDER BY range_start",
+        (table, before),
+    ).fetchall()
+    return [chunk for (chunk,) in rows]
+
+
+def relation_bytes(conn: Connection, tables: Iterable[str]) -> dict[str, int]:
+    """What each of these tables takes with its indexes, in bytes; hypertables with their chunks."""
+    rows = conn.execute(
+        "SELECT name, coalesce(hypertable_size(name::regclass), pg_total_relation_size(name::regclass))"
+        " FROM unnest(%s::text[]) t(name)",
+        (list(tables),),
+    ).fetchall()
+    return dict(rows)
+
+
+def drop_chunk(conn: Connection, table: str, chunk: str) -> None:
+    """Drop one chunk of a hypertable, which the transaction has locked."""
+    # A span that is this chunk's own: no other chunk lies in it.
+    conn.execute(
+        "SELECT drop_chunks(%s, older_than => range_end, newer_than => range_start)"
+        " FROM timescaledb_information.chunks WHERE format('%%I.%%I', chunk_schema, chunk_name) = %s",
+        (table, chunk),
+    )
+
+
 # ---------------------------------------------------------------------------------------------- offsets
 
 
@@ -468,7 +498,7 @@ def forget_chain(conn: Connection, chain: str) -> None:
         tables = conn.execute(
             "SELECT c.table_schema, c.table_name FROM information_schema.columns c"
             " JOIN information_schema.tables t USING (table_schema, table_name)"
-            " WHERE c.column_name = 'chain' AND c.table_schema IN ('chain', 'side', 'ops', 'intel')"
+            " WHERE c.column_name = 'chain' AND c.table_schema IN ('chain', 'side', 'rollup', 'ops', 'intel')"
             " AND t.table_type = 'BASE TABLE'"
         ).fetchall()
         for table in tables:

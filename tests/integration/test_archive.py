@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -37,7 +37,7 @@ def migrated(database: Settings) -> Settings:
 @pytest.fixture
 def conn(migrated: Settings) -> Iterator[db.Connection]:
     with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.archive_manifest, ops.chains")
+        conn.execute("TRUNCATE ops.archive_manifest, ops.archived_rows, ops.chains")
         for table in ARCHIVED.values():
             conn.execute(f"TRUNCATE {table.relation}")
         yield conn
@@ -148,6 +148,56 @@ def test_one_block_from_the_future_archives_nothing_early(conn: db.Connection, m
     assert hot(conn, TOKEN_TRANSFERS, chain) == 150
 
 
+@pytest.fixture
+def shift_clock(conn: db.Connection) -> Iterator[Callable[[str], None]]:
+    """Sets the wall clock of the test's database on or back, by an interval, for connections made afterwards."""
+    (name,) = conn.execute("SELECT current_database()").fetchone() or ("",)
+    conn.execute("CREATE SCHEMA wall")
+
+    def shift(by: str) -> None:
+        conn.execute(
+            "CREATE OR REPLACE FUNCTION wall.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS"
+            f" $$SELECT pg_catalog.clock_timestamp() + interval '{by}'$$"
+        )
+        conn.execute(f"ALTER DATABASE {name} SET search_path = wall, pg_catalog, public")
+
+    yield shift
+    conn.execute(f"ALTER DATABASE {name} RESET search_path")
+    conn.execute("DROP SCHEMA wall CASCADE")
+
+
+@pytest.mark.parametrize("by", ["50 years", "-50 years"])
+def test_the_wall_clock_set_on_or_back_archives_nothing_early(
+    conn: db.Connection, migrated: Settings, chain: str, shift_clock: Callable[[str], None], by: str
+) -> None:
+    """Set on, it is as if it were right: days are the chain's. Set back, the chain is all in the future, and waits."""
+    rows = fill(conn, TOKEN_TRANSFERS, chain, range(10))
+    set_tip(conn, chain, at(9, 12))
+    shift_clock(by)
+    with db.connect(migrated) as other:
+        assert other.execute("SELECT abs(extract(epoch FROM clock_timestamp() - now())) > 1e9").fetchone() == (True,)
+    assert retain(migrated, "run", ["token_transfers"]) == (100 if by == "50 years" else 0)
+    assert_once(migrated, TOKEN_TRANSFERS, rows)
+    shift_clock("0")
+    assert retain(migrated, "run", ["token_transfers"]) == (0 if by == "50 years" else 100)
+    assert_once(migrated, TOKEN_TRANSFERS, rows)
+
+
+def test_a_chain_all_in_the_future_is_archived_by_the_wall_clock(
+    conn: db.Connection, migrated: Settings, chain: str
+) -> None:
+    """A producer's clock is years ahead, for more than the few blocks that are looked at."""
+    now = datetime.now(UTC)
+    ahead = (now.date() - FIRST).days + 700
+    day = (now.date() - FIRST).days
+    rows = [day_rows(random.Random(n), TOKEN_TRANSFERS, chain, n, 20) for n in (day - 9, day - 3, ahead, ahead + 20)]
+    insert(conn, TOKEN_TRANSFERS, *rows)
+    set_tip(conn, chain, at(ahead + 21), blocks=100)
+    assert retain(migrated, "run", ["token_transfers"]) == 20
+    assert archived_days(conn, chain) == {FIRST + timedelta(days=day - 9)}
+    assert_once(migrated, TOKEN_TRANSFERS, rows)
+
+
 def test_a_chain_nobody_has_seen_a_block_of_is_left_alone(conn: db.Connection, migrated: Settings, chain: str) -> None:
     fill(conn, TOKEN_TRANSFERS, chain, range(3))
     assert retain(migrated, "run", ["token_transfers"]) == 0
@@ -238,6 +288,19 @@ def test_the_asset_shows_each_day_and_the_sensor_starts_what_is_due(
         with build_sensor_context(instance=instance, resources={"archive": ArchiveResource()}) as context:
             tick = defs.resolve_sensor_def("retention_sensor").evaluate_tick(context)
         assert tick.skip_message == "no day is older than the retention"
+        (newest,) = [one.asset_materialization.metadata for one in records if one.partition_key == str(FIRST)]
+        assert {label: value.value for label, value in newest.items() if label in ("rows", "objects")} == {
+            "rows": 50, "objects": 1,
+        }  # fmt: skip
+        assert all(newest[label].value > 0 for label in ("bytes", "hot bytes", "archived bytes", "archived rows"))
+        measured = defs.resolve_job_def("compact_archive").execute_in_process(instance=instance)
+        (event,) = measured.asset_materializations_for_node("archive__sizes")
+        sizes = {label: value.value for label, value in event.metadata.items()}
+        assert sizes["archived rows"] == 100
+        hot_sizes = [sizes[f"{table}: hot bytes"] for table in ARCHIVED]
+        assert min(hot_sizes) > 0
+        assert sizes["hot bytes"] == sum(hot_sizes)
+        assert all(sizes[f"{name}: bytes"] > 0 for name in ("rollup.wallet_blocks", "ops.block_tree", "schema side"))
         checked = defs.resolve_job_def("check_archive").execute_in_process(instance=instance)
         assert checked.success
         assert all(check.passed for check in checked.get_asset_check_evaluations())

@@ -31,7 +31,7 @@ def migrated(database: Settings) -> Settings:
 @pytest.fixture
 def conn(migrated: Settings) -> Iterator[db.Connection]:
     with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.archive_manifest, ops.chains, chain.token_transfers")
+        conn.execute("TRUNCATE ops.archive_manifest, ops.archived_rows, ops.chains, chain.token_transfers")
         yield conn
 
 

@@ -17,11 +17,11 @@ import polars as pl
 import pytest
 
 from dash_pipeline.archive import manifest
-from dash_pipeline.archive.check import check, doubled, missing_days
+from dash_pipeline.archive.check import check
 from dash_pipeline.archive.manifest import midnight
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.archive.retain import retain
-from dash_pipeline.archive.rewrite import compact, purge, rotate
+from dash_pipeline.archive.rewrite import compact, rotate
 from dash_pipeline.errors import DashError
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import s3
@@ -29,7 +29,7 @@ from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.encryption import keyring
 from dash_pipeline.storage.history import collect, history
 from dash_pipeline.storage.migrate import upgrade
-from dash_pipeline.storage.tables import ANOMALIES, BLOCKS, LOGS, TOKEN_TRANSFERS, Table
+from dash_pipeline.storage.tables import ANOMALIES, LOGS, TOKEN_TRANSFERS, Table
 from tests.days import FIRST, assert_once, day_rows, hot, insert, set_tip
 
 # A process of its own: told on stdin to go, so that a kill falls into its work and not into its start.
@@ -67,7 +67,7 @@ def migrated(database: Settings) -> Settings:
 @pytest.fixture
 def conn(migrated: Settings) -> Iterator[db.Connection]:
     with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.archive_manifest, ops.chains")
+        conn.execute("TRUNCATE ops.archive_manifest, ops.archived_rows, ops.chains")
         for table in ARCHIVED.values():
             conn.execute(f"TRUNCATE {table.relation}")
         yield conn
@@ -344,18 +344,6 @@ def test_keys_are_rotated_and_the_old_one_can_go(conn: db.Connection, migrated: 
     wrong = migrated.model_copy(update={"encryption_keys": {"new": next(iter(migrated.encryption_keys.values()))}})
     with pytest.raises(DashError, match="new in DASH_ENCRYPTION_KEYS is the key it was written with"):
         check(wrong, chain=chain)
-
-
-def test_a_missing_day_and_a_day_in_both_places_are_told(conn: db.Connection, migrated: Settings, chain: str) -> None:
-    rng = random.Random(4)
-    insert(conn, BLOCKS, *(day_rows(rng, BLOCKS, chain, day, 30) for day in (0, 1, 3)))
-    set_tip(conn, chain, at(12.1))
-    retain(migrated, "run")
-    assert missing_days(conn, chain) == [str(FIRST + timedelta(days=2))]
-    assert doubled(conn, chain) == []
-    insert(conn, BLOCKS, day_rows(rng, BLOCKS, chain, 1, 1))
-    assert doubled(conn, chain) == [f"blocks {FIRST + timedelta(days=1)}"]
-    assert purge(migrated) == 0
 
 
 def test_the_database_killed_while_a_day_is_written_is_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import secrets
 import shutil
@@ -20,9 +21,10 @@ import msgspec
 import psycopg
 import pytest
 import zstandard
-from dagster import DagsterInstance, Definitions
+from dagster import DagsterInstance, Definitions, build_run_status_sensor_context
 from pydantic import SecretStr
 
+from assets import owners
 from dash_pipeline import settings as settings_module
 from dash_pipeline.backups import content, database, drill, restore, wal
 from dash_pipeline.backups.content import Point
@@ -546,10 +548,17 @@ def test_backup_drill_and_check_as_jobs(location: Definitions, full: Backup) -> 
         assert evaluation.passed, evaluation.description
 
 
-def test_a_drill_that_finds_a_difference_fails_with_the_table(
-    location: Definitions, here: Settings, full: Backup, bucket: s3.Bucket
+def test_a_drill_that_finds_a_difference_fails_and_tells_its_owner(
+    location: Definitions,
+    here: Settings,
+    full: Backup,
+    bucket: s3.Bucket,
+    received: tuple[str, list[dict[str, str]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The backup's own record is made to say that a table held a row more."""
+    """The backup's own record is made to say that a table held a row more. The sensor of failed runs is another
+    location's, and posts the table's name."""
+    url, messages = received
     place = f"{database.PREFIX}{database.backups(bucket)[-1].name}/{database.DESCRIPTION}"
     whole = bucket.get(place)
     assert whole
@@ -563,6 +572,17 @@ def test_a_drill_that_finds_a_difference_fails_with_the_table(
             assert not done.success
             (failure,) = [event for event in done.all_events if event.is_step_failure]
             assert "ops.witness: 1 rows, not 2 rows" in str(failure.step_failure_data.user_failure_data)
+            monkeypatch.setenv("DASH_ALERT_WEBHOOKS", json.dumps({owners.OPERATIONS: url}))
+            settings_module.settings.cache_clear()
+            sensor = build_defs("ingestion").resolve_sensor_def("failure_alerts")
+            context = build_run_status_sensor_context(
+                sensor.name, done.get_run_failure_event(), instance, done.dagster_run
+            )
+            sensor(context.for_run_failure())
+            (message,) = messages
+            assert message["owner"] == owners.OPERATIONS
+            assert message["text"].startswith("restore_drill failed: 1 differences: ")
+            assert "ops.witness: 1 rows, not 2 rows" in message["error"]
     finally:
         bucket.put(place, whole)
 

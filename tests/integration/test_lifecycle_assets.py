@@ -87,13 +87,25 @@ def test_a_difference_fails_the_drill_loudly(mine: Settings, stack: Stack) -> No
 
 
 def test_housekeeping(mine: Settings, stack: Stack) -> None:
-    names = ["search_documents", "uploads", "staging_tables", "dagster_records"]
+    names = [key.path[-1] for one in housekeeping_assets() for key in one.keys]
     done = made(stack, *(f"housekeeping/{name}" for name in names))
     assert done.success
     assert shown(done, "housekeeping/search_documents")["documents deleted"] == 0
     assert shown(done, "housekeeping/uploads")["uploads ended"] == 0
     assert shown(done, "housekeeping/staging_tables")["tables dropped"] == 0
     assert shown(done, "housekeeping/dagster_records")["runs deleted"] == 0
+    assert shown(done, "housekeeping/orphaned_rows")["rows deleted"] == 0
+    assert shown(done, "housekeeping/rollups") == {"wallet_prefixes deleted": 0, "pool_candles deleted": 0}
+    off = "compression: off; DASH_COMPRESS_AFTER_DAYS turns it on"
+    assert shown(done, "housekeeping/compression") == {"chunks compressed": 0, "note": off}
+
+
+def test_a_server_without_compression_says_so(mine: Settings, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one of the tests is built under the Apache licence."""
+    monkeypatch.setattr("resources.housekeeping.settings", lambda: mine.model_copy(update={"compress_after_days": 1.0}))
+    done = made(stack, "housekeeping/compression")
+    none = "compression: none, because the server's licence is 'apache'; only `timescale` has it"
+    assert shown(done, "housekeeping/compression") == {"chunks compressed": 0, "note": none}
 
 
 def test_a_server_that_is_away_fails_one_sweep_and_no_other(

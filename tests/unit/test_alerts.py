@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from dagster import DagsterInstance, build_run_status_sensor_context, job, op
+from dagster import DagsterInstance, build_run_status_sensor_context, build_sensor_context, job, op
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.test_utils import create_run_for_test
 
 from dash_pipeline.settings import settings
 from sensors.alerts import failure_alerts, webhook
@@ -40,27 +39,6 @@ def broken_job() -> None:
     breaks()
 
 
-@pytest.fixture
-def received() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A server that takes alerts: its address, and what it was sent."""
-    messages: list[dict[str, str]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", messages
-    server.shutdown()
-    server.server_close()
-
-
 def fail_a_run(url: str, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("DASH_ALERT_WEBHOOKS", json.dumps({"team:search": url}))
     settings.cache_clear()
@@ -86,3 +64,27 @@ def test_a_failed_run_is_posted(environment: pytest.MonkeyPatch, received: tuple
 
 def test_a_webhook_that_is_down_does_not_fail_the_sensor(environment: pytest.MonkeyPatch) -> None:
     fail_a_run("http://127.0.0.1:1/", environment)
+
+
+def test_a_run_of_another_location_is_posted(
+    environment: pytest.MonkeyPatch, received: tuple[str, list[dict[str, str]]]
+) -> None:
+    """The sensor is one location's; the drill, for one, is another's job."""
+    url, messages = received
+    environment.setenv("DASH_ALERT_WEBHOOKS", json.dumps({"*": url}))
+    settings.cache_clear()
+    sensor = failure_alerts()
+    place = RegisteredCodeLocationOrigin("lifecycle")
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(place, "__repository__"), "restore_drill")
+    with DagsterInstance.ephemeral() as instance:
+
+        def tick(cursor: str | None) -> str | None:
+            with build_sensor_context(instance, cursor=cursor, repository_name="ingestion") as context:
+                return sensor.evaluate_tick(context).cursor
+
+        cursor = tick(None)
+        run = create_run_for_test(instance, job_name="restore_drill", remote_job_origin=origin)
+        instance.report_run_failed(run, "1 differences: ops.witness")
+        tick(cursor)
+    (message,) = messages
+    assert message["text"].startswith("restore_drill failed: 1 differences: ops.witness")
