@@ -38,7 +38,7 @@ from dash_pipeline.storage.timescale import Connection
 
 DAY = timedelta(days=1)
 # Rows read, written and compared at a time: about a gigabyte of memory at the most.
-_PART_ROWS = 1_000_000
+PART_ROWS = 1_000_000
 # The transaction that drops rows waits so long for readers, and makes nobody else wait longer.
 _LOCK_TIMEOUT = "3s"
 _TRIES = 3
@@ -167,7 +167,7 @@ def _snapshot(conn: Connection) -> Iterator[tuple[str, int]]:
 
 
 def _parts(conn: Connection, day: Day) -> list[tuple[datetime, datetime]]:
-    """Spans of the day with about _PART_ROWS rows each; a minute with more stays whole."""
+    """Spans of the day with about PART_ROWS rows each; a minute with more stays whole."""
     rows = conn.execute(
         f"SELECT date_trunc('minute', ts), count(*) FROM chain.{day.table.name}"
         " WHERE chain = %s AND ts >= %s AND ts < %s GROUP BY 1 ORDER BY 1", day.bounds(),
@@ -175,7 +175,7 @@ def _parts(conn: Connection, day: Day) -> list[tuple[datetime, datetime]]:
     _, start, end = day.bounds()
     starts, held = [start], 0
     for minute, count in rows:
-        if held and held + count > _PART_ROWS:
+        if held and held + count > PART_ROWS:
             starts.append(minute)
             held = 0
         held += count

@@ -151,7 +151,8 @@ def _frames(
             yield found.join(both, left_on=["chain", _DATE], right_on=["chain", "date"], how="anti")
             late = found.join(both, left_on=["chain", _DATE], right_on=["chain", "date"], how="semi")
             archived = pl.concat(_archived(settings, ring, parts, table, needed, predicate))
-            yield pl.concat([archived, late.select(archived.columns)]).unique(list(table.key), keep="any")
+            # Of two the archived one, which may have been derived anew (`archive/derive.py`), and stays.
+            yield pl.concat([archived, late.select(archived.columns)]).unique(list(table.key), keep="first")
         yield from _archived(settings, ring, whole, table, needed, predicate)
 
 
