@@ -97,9 +97,9 @@ def events(settings: Settings, chain: str) -> pl.DataFrame:
 
 
 def archive(settings: Settings, conn: db.Connection, chain: str, *tables: str) -> None:
-    """Everything becomes old, and is archived."""
+    """Everything becomes old; these tables, or logs and what follows from them, are archived."""
     set_tip(conn, chain, midnight(FIRST) + timedelta(days=DAYS + 8))
-    retain(settings, "run", tables or ARCHIVED, chain)
+    retain(settings, "run", tables or ("logs", "pool_events"), chain)
 
 
 def cripple(conn: db.Connection, chain: str, where: str = "event = 'swap'") -> None:
@@ -228,7 +228,7 @@ def test_a_hot_day_is_refused_and_late_rows_are_left_alone(conn: db.Connection, 
     rows = ingest(migrated, chain)
     logs = collect(history(migrated, "logs").filter(pl.col("chain") == chain))
     set_tip(conn, chain, midnight(FIRST) + timedelta(days=9.1))  # the first two days are old
-    retain(migrated, "run", ARCHIVED, chain)
+    retain(migrated, "run", ["logs", "pool_events"], chain)
     found = derive(migrated, "run", chain, day(1), day(2))
     assert [one.refused.split(":")[:2] for one in found] == [[""], ["archive", f" {chain} {day(2)} is still hot"]]
     assert [one.date for one in derive(migrated, "run", chain)] == [day(0), day(1)]
@@ -249,7 +249,7 @@ def test_a_hot_day_is_refused_and_late_rows_are_left_alone(conn: db.Connection, 
         == again.height + late_events.height + rows.filter(pl.col("ts") >= midnight(day(2))).height
     )
     assert same(events(migrated, chain), pl.concat([rows, late_events]))
-    retain(migrated, "run", ARCHIVED, chain)
+    retain(migrated, "run", ["logs", "pool_events"], chain)
     assert not derive(migrated, "run", chain, day(0), day(0))[0].differs
     assert same(events(migrated, chain), pl.concat([rows, late_events]))
 
