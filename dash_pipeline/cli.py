@@ -671,17 +671,19 @@ def archive_anomalies(
 ) -> None:
     """Ask today's detectors about days of the past, archived or hot. Nothing is stored, and nobody is alerted."""
     from dash_pipeline.archive import show
-    from dash_pipeline.archive.verdict import anomalies
+    from dash_pipeline.archive.anomalies import anomalies
     from dash_pipeline.chains import load_chains
     from dash_pipeline.settings import load_settings
 
     settings = load_settings()
     registered = load_chains(settings.chains_file).get(chain)
-    found = show.verdict(anomalies(settings, chain, registered.quotes if registered else (), first.date(), last.date()))
+    found = show.anomalies_json(
+        anomalies(settings, chain, registered.quotes if registered else (), first.date(), last.date())
+    )
     if json:
         out.print_json(data=found)
     else:
-        out.print(show.verdict_table(found) if found else "no anomalies")
+        out.print(show.anomalies_table(found) if found else "no anomalies")
 
 
 @app.command("query")

@@ -1,7 +1,7 @@
 """Archived rows that follow from others, derived anew: pool_events (and pools) from the logs of their day.
 
 Belongs here: holding a day against what today's decoder makes of its logs, and replacing it. Does not belong here: the
-decoder (`events/abi.py`, the one that lanes use), anomalies (`verdict.py`).
+decoder (`events/abi.py`, the one that lanes use), anomalies (`anomalies.py`).
 
 A day's logs are read and decoded. Where the rows are others than the archived ones, they are written as new objects,
 read back and compared, and one transaction lists them instead of the day's former objects. A run that is killed leaves

@@ -62,15 +62,15 @@ def derived_text(day: Derived, *, dry_run: bool = False) -> str:
     return f"{where}: pool_events {day.before:,} -> {day.after:,}, {done}; pools that were missing: {day.pools:,}"
 
 
-def verdict(found: pl.DataFrame) -> list[dict[str, Any]]:
-    """The anomalies of `verdict.anomalies`, ready for JSON: bytes as 0x and hex, times ISO 8601 in UTC."""
+def anomalies_json(found: pl.DataFrame) -> list[dict[str, Any]]:
+    """The anomalies of `anomalies.anomalies`, ready for JSON: bytes as 0x and hex, times ISO 8601 in UTC."""
     return [
         {name: plain(value) for name, value in row.items()} | {"evidence": json.loads(row["evidence"])}
         for row in found.iter_rows(named=True)
     ]
 
 
-def verdict_table(found: Sequence[dict[str, Any]]) -> Table:
+def anomalies_table(found: Sequence[dict[str, Any]]) -> Table:
     """Of each anomaly what, when, the pool, and whether a lane has found it, too. Fits into 80 columns."""
     table = Table("anomaly", Column("pool", no_wrap=True), "stored", box=None, pad_edge=False)
     for one in found:

@@ -18,6 +18,7 @@ from dash_pipeline import cli
 from dash_pipeline.anomalies.rules import Levels, Rules
 from dash_pipeline.archive import derive as derive_module
 from dash_pipeline.archive import manifest
+from dash_pipeline.archive.anomalies import anomalies
 from dash_pipeline.archive.check import check
 from dash_pipeline.archive.derive import Derived, derive
 from dash_pipeline.archive.export import Day, fetch, put
@@ -25,7 +26,6 @@ from dash_pipeline.archive.manifest import midnight
 from dash_pipeline.archive.parquet import ARCHIVED, content_hash
 from dash_pipeline.archive.retain import retain
 from dash_pipeline.archive.rewrite import purge
-from dash_pipeline.archive.verdict import anomalies
 from dash_pipeline.errors import DashError
 from dash_pipeline.events.abi import pool_events
 from dash_pipeline.feed.files import read_lines

@@ -27,7 +27,7 @@ from dash_pipeline.storage.history import collect, history
 from dash_pipeline.storage.timescale import session
 
 #: What `anomalies` gives: `id` is the one that a lane would give it, `stored`: a lane has found it, and it holds.
-VERDICT: dict[str, Any] = {"id": pl.Binary, "stored": pl.Boolean, "chain": pl.String, **FOUND}
+PAST: dict[str, Any] = {"id": pl.Binary, "stored": pl.Boolean, "chain": pl.String, **FOUND}
 _IS_STATE = (pl.col("event") == "sync") | ((pl.col("event") == "swap") & pl.col("liquidity_f").is_not_null())
 _CREATED = pl.col("event").is_in(["pair_created", "pool_created"])
 _TRANSFER = pl.col("event") == "transfer"
@@ -42,7 +42,7 @@ def anomalies(
     last: date,
     rules: Rules | None = None,
 ) -> pl.DataFrame:
-    """The anomalies (VERDICT) of the days from `first` to `last` by these rules (without: those of lanes), by time.
+    """The anomalies (PAST) of the days from `first` to `last` by these rules (without: those of lanes), by time.
 
     `quotes`: addresses of the chain's quote tokens, preferred ones first. What happened before the range is read as far
     back as a lane has it hot: `DASH_RETENTION_DAYS`. A day is in memory at a time. Raises Unavailable when a server
@@ -123,6 +123,6 @@ def _told(settings: Settings, chain: str, found: pl.DataFrame) -> pl.DataFrame:
             stored=pl.Series([one in stored for one in ids], dtype=pl.Boolean),
             chain=pl.lit(chain),
         )
-        .select(*VERDICT)
+        .select(*PAST)
         .sort("ts", "block_number", "pool", "kind")
     )
