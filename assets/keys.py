@@ -79,6 +79,11 @@ def archive_key(chain: str, table: str) -> AssetKey:
     return AssetKey([chain, f"{table}_archive"])
 
 
+def derived_key(chain: str) -> AssetKey:
+    """One chain's archived rows that were derived from others anew."""
+    return AssetKey([chain, "pool_events_derived"])
+
+
 def compaction_key() -> AssetKey:
     """The archive's objects, merged where they are small."""
     return AssetKey(["archive", "compaction"])

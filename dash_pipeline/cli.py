@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -632,6 +633,68 @@ def archive_rotate() -> None:
     from dash_pipeline.settings import load_settings
 
     out.print(f"{rotate(load_settings(), 'by hand'):,} objects encrypted anew", highlight=False)
+
+
+_DAY = ["%Y-%m-%d"]
+
+
+@archive_app.command("derive")
+def archive_derive(
+    chain: Annotated[str, typer.Option(help="Only this chain.")] = "",
+    first: Annotated[
+        datetime | None, typer.Option("--from", formats=_DAY, help="First day, UTC; else the first archived one.")
+    ] = None,
+    last: Annotated[
+        datetime | None, typer.Option("--to", formats=_DAY, help="Last day, included; else the last archived one.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which days differ.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Decode archived logs again: days whose pool_events differ are replaced, missing pools are added. Exit code 2 when
+    a day is refused."""
+    from dash_pipeline.archive import show
+    from dash_pipeline.archive.derive import derive
+    from dash_pipeline.settings import load_settings
+
+    found = derive(
+        load_settings(),
+        "by hand",
+        chain or None,
+        first and first.date(),
+        last and last.date(),
+        dry_run=dry_run,
+        done=lambda day: err.print(show.derived_text(day, dry_run=dry_run), highlight=False, soft_wrap=True),
+    )
+    if json:
+        out.print_json(data=[vars(day) for day in found], default=str)
+    else:
+        out.print(f"{len(found):,} days, {sum(day.differs for day in found):,} with other rows", highlight=False)
+    if refused := [day.refused for day in found if day.refused]:
+        raise DashError("\n".join(refused))
+
+
+@archive_app.command("anomalies")
+def archive_anomalies(
+    first: Annotated[datetime, typer.Option("--from", formats=_DAY, help="First day, UTC.")],
+    last: Annotated[datetime, typer.Option("--to", formats=_DAY, help="Last day, included.")],
+    chain: ChainOption = "ethereum",
+    json: JsonOption = False,
+) -> None:
+    """Ask today's detectors about days of the past, archived or hot. Nothing is stored, and nobody is alerted."""
+    from dash_pipeline.archive import show
+    from dash_pipeline.archive.anomalies import anomalies
+    from dash_pipeline.chains import load_chains
+    from dash_pipeline.settings import load_settings
+
+    settings = load_settings()
+    registered = load_chains(settings.chains_file).get(chain)
+    found = show.anomalies_json(
+        anomalies(settings, chain, registered.quotes if registered else (), first.date(), last.date())
+    )
+    if json:
+        out.print_json(data=found)
+    else:
+        out.print(show.anomalies_table(found) if found else "no anomalies")
 
 
 @app.command("query")

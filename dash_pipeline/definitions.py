@@ -108,6 +108,7 @@ def _lifecycle() -> dict[str, Any]:
     return {
         "assets": [
             *map(archive.archive_asset, chains),
+            *map(archive.derived_asset, chains),
             archive.compaction_asset(),
             archive.sizes_asset(),
             *backups.backup_assets(),
@@ -116,7 +117,7 @@ def _lifecycle() -> dict[str, Any]:
         ],
         "asset_checks": [check for chain in chains for check in archive.archive_checks(chain)]
         + [backups.waiting_check()],
-        "jobs": [*days, *(job for job, _ in clocked)],
+        "jobs": [*days, *archive.derive_jobs(chains), *(job for job, _ in clocked)],
         "schedules": [schedule(job) for job, schedule in clocked],
         "sensors": [retention_sensor(chains, days)],
         "resources": {

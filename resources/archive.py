@@ -12,6 +12,7 @@ from dash_pipeline.settings import settings
 
 if TYPE_CHECKING:
     from dash_pipeline.archive.check import Days, Report
+    from dash_pipeline.archive.derive import Derived
 
 
 class ArchiveResource(ConfigurableResource[Any]):
@@ -36,6 +37,12 @@ class ArchiveResource(ConfigurableResource[Any]):
             ),
         )  # fmt: skip
         return done
+
+    def derive(self, run_id: str, chain: str, first: date, last: date) -> list[Derived]:
+        """Decode these days' archived logs again, and replace archived pool_events that differ."""
+        from dash_pipeline.archive.derive import derive
+
+        return derive(settings(), run_id, chain, first, last)
 
     def compact(self, run_id: str) -> int:
         """Merge small objects; returns how many there are fewer."""

@@ -28,7 +28,16 @@ from dagster import (
 )
 
 from assets import owners
-from assets.keys import LIFECYCLE, archive_key, compaction_key, dead_letters_key, intel_key, sizes_key, table_key
+from assets.keys import (
+    LIFECYCLE,
+    archive_key,
+    compaction_key,
+    dead_letters_key,
+    derived_key,
+    intel_key,
+    sizes_key,
+    table_key,
+)
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
@@ -93,6 +102,57 @@ def archive_asset(chain: Chain) -> AssetsDefinition:
             yield MaterializeResult(asset_key=key, metadata=archive.size(table))
 
     return archive
+
+
+def derive_name(chain: str) -> str:
+    """The name of the job that derives a chain's archived days anew."""
+    return f"derive_{chain}"
+
+
+def derived_asset(chain: Chain) -> AssetsDefinition:
+    """A chain's archived pool_events, decoded from its archived logs again."""
+
+    @asset(
+        key=derived_key(chain.name),
+        deps=[archive_key(chain.name, "logs"), archive_key(chain.name, "pool_events")],
+        description=f"Archived logs of {chain.title}, decoded again: days on which the archived pool_events are others"
+        " are replaced, and pools that are missing are added. Materialise days after the decoder has changed.",
+        group_name=f"{chain.name}_archive",
+        owners=[owners.OPERATIONS],
+        kinds={"s3", "parquet"},
+        tags={"dash/chain": chain.name},
+        partitions_def=_PARTITIONS,
+        backfill_policy=BackfillPolicy.single_run(),
+    )
+    def derived(context: AssetExecutionContext, archive: ArchiveResource) -> MaterializeResult[Any]:
+        days = sorted(map(date.fromisoformat, context.partition_keys))
+        try:
+            done = archive.derive(context.run_id, chain.name, days[0], days[-1])
+        except DashError as error:
+            raise Failure(str(error), allow_retries=False) from None
+        for day in done:
+            if not day.refused:
+                shown = {"rows before": day.before, "rows": day.after, "replaced": day.differs, "pools": day.pools}
+                context.add_asset_metadata(shown, partition_key=day.date.isoformat())
+        if refused := [day.refused for day in done if day.refused]:
+            raise Failure("\n".join(refused), allow_retries=False)
+        return MaterializeResult(metadata={"days": len(done), "replaced": sum(day.differs for day in done)})
+
+    return derived
+
+
+def derive_jobs(chains: Iterable[Chain]) -> "list[UnresolvedAssetJobDefinition]":
+    """A job for each chain that derives the days it is started for."""
+    return [
+        define_asset_job(
+            derive_name(chain.name),
+            AssetSelection.assets(derived_key(chain.name)),
+            description=f"Derives archived days of {chain.title} anew. Started by a person, for a range of days.",
+            tags={owners.OWNER_TAG: owners.OPERATIONS},
+            executor_def=in_process_executor,
+        )
+        for chain in chains
+    ]
 
 
 def compaction_asset() -> AssetsDefinition:

@@ -76,12 +76,14 @@ def add(conn: Connection, found: Iterable[Entry], run_id: str) -> None:
     )
 
 
-def count(conn: Connection, found: Iterable[Entry]) -> None:
-    """Remember how many rows have left the hot table with these objects, whatever becomes of the objects."""
+def count(conn: Connection, found: Iterable[Entry], instead: Iterable[Entry] = ()) -> None:
+    """Remember how many rows have left the hot table with these objects, whatever becomes of the objects; or that they
+    hold what is now to be there instead of what those others held."""
     conn.cursor().executemany(
         "INSERT INTO ops.archived_rows AS a VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (table_name, chain, date) DO UPDATE SET rows = a.rows + excluded.rows",
-        [(one.table, one.chain, one.date, one.rows) for one in found],
+        [(one.table, one.chain, one.date, one.rows) for one in found]
+        + [(one.table, one.chain, one.date, -one.rows) for one in instead],
     )
 
 

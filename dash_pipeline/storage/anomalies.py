@@ -273,18 +273,19 @@ class Stored:
     def message(self) -> bytes:
         """The message on topic dash.anomalies: JSON, bytes as 0x and hex, times ISO 8601 in UTC."""
         return json.dumps(
-            {"type": "anomaly"} | {name: _plain(value) for name, value in vars(self).items()}, separators=(",", ":")
+            {"type": "anomaly"} | {name: plain(value) for name, value in vars(self).items()}, separators=(",", ":")
         ).encode()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it: bytes as 0x and hex, times ISO 8601."""
     match value:
         case bytes():
             return f"0x{value.hex()}"
         case datetime():
             return value.isoformat()
         case list():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
     return value
 
 
@@ -311,6 +312,12 @@ def read_anomalies(conn: Connection, ids: Sequence[bytes]) -> list[Stored]:
         f"SELECT {_COLUMNS} FROM intel.anomalies WHERE id = ANY(%s) ORDER BY ts, block_number, id", (list(ids),)
     ).fetchall()
     return [Stored(*row) for row in rows]
+
+
+def active_ids(conn: Connection, ids: Sequence[bytes]) -> frozenset[bytes]:
+    """Those of these ids that are stored and not retracted."""
+    rows = conn.execute("SELECT id FROM intel.anomalies WHERE id = ANY(%s) AND retracted_at IS NULL", (list(ids),))
+    return frozenset(bytes(id_) for (id_,) in rows)
 
 
 def lock_unpublished(conn: Connection, chain: str, limit: int) -> list[Stored]:

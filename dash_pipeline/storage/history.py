@@ -155,7 +155,7 @@ def _frames(
             yield found.join(both, left_on=["chain", day], right_on=["chain", "date"], how="anti")
             late = found.join(both, left_on=["chain", day], right_on=["chain", "date"], how="semi")
             archived = pl.concat(_archived(settings, ring, parts, table, needed, predicate))
-            # The archived one of a row stays, as in the next export.
+            # The archived one of a row stays, as in the next export; it may have been derived anew.
             yield pl.concat([archived, late.select(archived.columns)]).unique(list(table.key), keep="first")
         yield from _archived(settings, ring, whole, table, needed, predicate)
 

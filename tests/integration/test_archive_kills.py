@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,28 +28,10 @@ from dash_pipeline.storage.history import collect, history
 from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.tables import ANOMALIES, LOGS, TOKEN_TRANSFERS, Table
 from tests.days import FIRST, assert_once, day_rows, hot, insert, set_tip
+from tests.killed import go, start
 
-# A process of its own: told on stdin to go, so that a kill falls into its work and not into its start.
-RUN = """
-import importlib, os, pickle, signal, sys
-from dash_pipeline.archive.retain import retain
-from dash_pipeline.archive.rewrite import compact
-import adbc_driver_postgresql.dbapi, boto3, pyarrow.parquet
-settings, module, name, after = pickle.loads(bytes.fromhex(sys.argv[1]))
-if module:
-    owner = importlib.import_module(module)
-    *path, name = name.split(".")
-    for part in path:
-        owner = getattr(owner, part)
-    real, left = getattr(owner, name), [after]
-    def die(*args, **kwargs):
-        left[0] -= 1
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **kwargs)
-    setattr(owner, name, die)
-print("ready", flush=True)
-sys.stdin.readline()
+# What a killed process is at.
+WORK = """
 print(retain(settings, "run"), flush=True)
 print(compact(settings, "run"), flush=True)
 """
@@ -80,25 +59,6 @@ def chain(unique: Callable[[str], str]) -> str:
 
 def at(day: float) -> datetime:
     return midnight(FIRST) + timedelta(days=day)
-
-
-def start(settings: Settings, module: str = "", name: str = "", after: int = 0) -> subprocess.Popen[str]:
-    """A retention run that waits to be told to go, and dies where it is told to."""
-    run = subprocess.Popen(
-        [sys.executable, "-c", RUN, pickle.dumps((settings, module, name, after)).hex()],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert run.stdout
-    assert run.stdout.readline() == "ready\n"
-    return run
-
-
-def go(run: subprocess.Popen[str]) -> None:
-    assert run.stdin
-    run.stdin.write("\n")
-    run.stdin.flush()
 
 
 def orphans(settings: Settings, conn: db.Connection, chain: str) -> set[str]:
@@ -132,7 +92,7 @@ def test_killed_at_a_step_nothing_is_lost_and_the_next_run_does_the_rest(
     rows.append(day_rows(rng, table, chain, 0, 10))
     insert(conn, table, rows[-1])
     set_tip(conn, chain, at(10.1))
-    run = start(migrated, module, name, after)
+    run = start(migrated, WORK, module, name, after)
     go(run)
     assert run.wait(60) == -signal.SIGKILL
     assert_once(migrated, table, rows)
@@ -154,7 +114,7 @@ def test_twenty_kills_lose_and_double_nothing(conn: db.Connection, migrated: Set
     set_tip(conn, chain, at(32.1))
     killed = 0
     while killed < 20:
-        run = start(migrated)
+        run = start(migrated, WORK)
         go(run)
         time.sleep(rng.uniform(0.05, 0.6))
         run.kill()
@@ -202,7 +162,7 @@ def test_whatever_happens_each_row_is_there_once(
         retain(migrated, "run", ["token_transfers"])
 
     def killed() -> None:
-        process = start(migrated)
+        process = start(migrated, WORK)
         go(process)
         time.sleep(rng.uniform(0.0, 0.4))
         process.kill()
