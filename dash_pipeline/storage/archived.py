@@ -13,6 +13,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import reduce
+from operator import or_
 
 import polars as pl
 
@@ -119,7 +121,7 @@ class Archive:
             asked = [address for address, one in left.items() if any(map(one.on, days))]
             if not asked:
                 continue
-            predicate = pl.any_horizontal(pl.col(name).is_in(asked) for name in by) & (pl.col("ts") <= until)
+            predicate = reduce(or_, (pl.col(name).is_in(asked) for name in by)) & (pl.col("ts") <= until)
             rows = self.read(table, group, read, predicate if where is None else predicate & where)
             rows = pl.concat(rows.with_columns(pl.col(name).alias("address")) for name in by)
             rows = keep(rows.filter(pl.col("address").is_in(asked)).unique(["address", *place]))
