@@ -216,9 +216,11 @@ def test_all_is_as_it_was(archived: World) -> None:
         if isinstance(want, dict):
             same(found[key], want)
         elif key == "labels":
-            assert found[key].sha256 == want.sha256
-            assert found[key].frame.equals(want.frame, null_equal=True)
             assert want.frame.height
+            # With the tip that archives the last day, the outcome of its last hour is known.
+            later = found[key].frame.join(want.frame, on="id", how="anti")
+            assert later.is_empty() or archived.stage == "all"
+            assert found[key].frame.join(want.frame, on="id", how="semi").equals(want.frame, null_equal=True)
         else:
             assert found[key] == want
 
