@@ -28,6 +28,7 @@ from dash_pipeline.settings import Settings
 from dash_pipeline.storage import pool_history as pools_storage
 from dash_pipeline.storage import s3
 from dash_pipeline.storage import wallet_history as wallets_storage
+from dash_pipeline.storage.encryption import keyring
 from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.pool_history import newest_pools, pool_history
 from dash_pipeline.storage.search.rollups import Blocks, refresh_wallet_blocks
@@ -43,6 +44,7 @@ FAR = datetime(2030, 1, 1, tzinfo=UTC)
 QUOTES = [bytes.fromhex(token.address[2:]) for token in load_chains()[CHAIN].quote_tokens]
 # Three hours become two weeks.
 STRETCHED = 100
+READ = ("transactions", "token_transfers", "pool_events")
 AT_ONCE = 2_000
 # Newest and oldest events, a creator's transactions.
 LIMITS = ((5_000, 500, 10_000), (60, 9, 4))
@@ -190,7 +192,7 @@ def all_of_it(world: World) -> None:
     world.run.conn.execute("DELETE FROM ops.search_outbox")
     set_tip(world.run.conn, CHAIN, FAR.replace(year=2025))
     archive(world, 1)
-    for table in ("transactions", "token_transfers", "pool_events"):
+    for table in READ:
         assert world.run.one(f"SELECT count(*) FROM chain.{table}") == 0
 
 
@@ -266,7 +268,7 @@ def test_without_the_archive_nobody_is_known_by_half(archived: World) -> None:
 
 
 def test_young_ones_are_known_without_the_archive(archived: World) -> None:
-    edge = manifest.edge(archived.run.conn, CHAIN, ["transactions", "token_transfers", "pool_events"])
+    edge = manifest.edge(archived.run.conn, CHAIN, READ)
     assert edge is not None
     first = pl.concat(
         frame.select("wallet", "ts") for frame in archived.hot["wallets", FAR].values()
@@ -292,19 +294,35 @@ def test_while_somebody_takes_rows_out_nothing_is_looked_at_without_the_archive(
     other.conn.close()
 
 
+def refused(world: World, settings: Settings) -> None:
+    """Neither histories nor labels are made."""
+    for read in (
+        lambda: pool_history(world.run.conn, CHAIN, world.pools, FAR, QUOTES, settings),
+        lambda: wallet_history(world.run.conn, CHAIN, world.wallets, FAR, settings),
+        lambda: lifecycle.own_history(settings, MODELS[lifecycle.OUTLOOK]),
+    ):
+        with pytest.raises(Unavailable, match=r"^archive: \w+: objects cannot be read") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
 def test_an_archive_that_cannot_be_read_is_one_line(archived: World) -> None:
     with faulty(archived.settings) as (through, fault):
-        for break_ in (fault.down, lambda: fault.corrupt(f"chain={CHAIN}")):
-            break_()
-            for read in (
-                lambda: pool_history(archived.run.conn, CHAIN, archived.pools, FAR, QUOTES, through),
-                lambda: wallet_history(archived.run.conn, CHAIN, archived.wallets, FAR, through),
-                lambda: lifecycle.own_history(through, MODELS[lifecycle.OUTLOOK]),
-            ):
-                with pytest.raises(Unavailable, match=r"^archive: \w+: objects cannot be read") as error:
-                    read()
-                assert "\n" not in str(error.value)
-            fault.fine()
+        fault.down()
+        refused(archived, through)
+        fault.cut(f"chain={CHAIN}", 100)
+        refused(archived, through)
+    bucket, key = s3.bucket(archived.settings), keyring(archived.settings).current
+    listed = [one for name in READ for one in manifest.entries(archived.run.conn, name, CHAIN)]
+    whole = {one.object: bucket.get(one.object, key) or b"" for one in listed}
+    for damaged in (lambda data: data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :], lambda data: b"PAR1"):
+        for name, data in whole.items():
+            bucket.put(name, damaged(data), seal=key)
+        refused(archived, archived.settings)
+    bucket.delete(list(whole))
+    refused(archived, archived.settings)
+    for name, data in whole.items():
+        bucket.put(name, data, seal=key)
     same(of_pools(archived.read_pools(FAR)), archived.hot["pools", 5_000, FAR])
 
 
