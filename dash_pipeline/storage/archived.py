@@ -22,9 +22,8 @@ from dash_pipeline.archive import manifest
 from dash_pipeline.archive.manifest import Entry
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import history
-from dash_pipeline.storage.search.rollups import of_chain
 from dash_pipeline.storage.tables import TABLES
-from dash_pipeline.storage.timescale import Connection
+from dash_pipeline.storage.timescale import Connection, of_chain
 
 _READ = ("transactions", "token_transfers", "pool_events")
 # Objects with so many rows together are read at a time: most rows are ruled out, but these may not be.

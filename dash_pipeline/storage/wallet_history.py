@@ -19,8 +19,7 @@ from dash_pipeline.models.wallet_features import OLDEST, SCHEMAS, WalletHistory
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import archived
 from dash_pipeline.storage.archived import Archive, Wanted
-from dash_pipeline.storage.search.rollups import of_chain
-from dash_pipeline.storage.timescale import Connection
+from dash_pipeline.storage.timescale import Connection, of_chain
 
 #: The newest committed micro-batches that are looked through for blocks the rollup does not show yet. More are waiting
 #: only while the indexes are behind by far; transfers between these and the rollup are then missing for a while.
