@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 
 from dash_pipeline.storage.tables import HISTORIES
 from dash_pipeline.storage.timescale import Connection
@@ -141,6 +141,30 @@ def reading(conn: Connection, table: str) -> Iterator[None]:
     finally:
         if not conn.closed:
             conn.execute("SELECT pg_advisory_unlock_shared(%s, %s::regclass::oid::int4)", key)
+
+
+def share_seam(conn: Connection, tables: Iterable[str], *, wait: bool) -> bool:
+    """Until the transaction's end no row of these tables stops being hot: each statement that begins now sees each row
+    in one place. Whether that holds; without `wait` it does not while somebody takes rows out, or is about to."""
+    call = "pg_advisory_xact_lock_shared" if wait else "pg_try_advisory_xact_lock_shared"
+    held = conn.execute(
+        f"SELECT {call}(%s, name::regclass::oid::int4) FROM unnest(%s::text[]) AS t(name)",
+        (_SEAM, [HISTORIES[table].relation for table in tables]),
+        prepare=True,
+    ).fetchall()
+    return wait or all(got for (got,) in held)
+
+
+def edge(conn: Connection, chain: str, tables: Iterable[str]) -> datetime | None:
+    """When the newest archived day of these tables ends: what is archived is earlier. None where nothing is."""
+    row = conn.execute(
+        "SELECT max(m.date) FROM unnest(%s::text[]) AS t(name) CROSS JOIN LATERAL (SELECT date FROM"
+        " ops.archive_manifest WHERE table_name = t.name AND chain = %s AND replaced_at IS NULL"
+        " ORDER BY date DESC LIMIT 1) m",
+        (list(tables), chain),
+        prepare=True,
+    ).fetchone()
+    return midnight(row[0]) + timedelta(days=1) if row and row[0] else None
 
 
 def lock_seam(conn: Connection, table: str) -> None:

@@ -58,9 +58,18 @@ def all_due(settings: Settings) -> dict[str, list[date]]:
 
 
 def edges(settings: Settings, conn: Connection) -> dict[str, datetime]:
-    """Chain -> the time that lies the retention before its newest block: days that end by then are archived."""
+    """Chain -> the time that lies the retention before its newest block: days that end by then are archived.
+
+    Not those that the search follower has yet to look at: documents and rollups are made of hot rows.
+    """
     retention = timedelta(days=settings.retention_days)
-    return {chain: newest - retention for chain, newest in newest_times(conn, settings).items()}
+    behind: dict[str, datetime] = dict(
+        conn.execute("SELECT chain, min(ts_min) FROM ops.search_outbox GROUP BY chain").fetchall()
+    )
+    return {
+        chain: min(newest - retention, behind.get(chain, newest))
+        for chain, newest in newest_times(conn, settings).items()
+    }
 
 
 def due(conn: Connection, table: Table, edges: dict[str, datetime]) -> Iterator[Day]:

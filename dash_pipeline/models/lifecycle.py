@@ -106,17 +106,19 @@ def kept_labels(settings: Settings, model: str) -> Labels:
 
 
 def own_history(settings: Settings, spec: Spec) -> Labels:
-    """Labelled rows of every chain in the hot tables, made by looking forward."""
+    """Labelled rows of every chain, made by looking forward at its hot and archived history. Raises Unavailable when an
+    archived object cannot be read, and DashError when there is no history long enough."""
     from dash_pipeline.models.liquidity_outlook import outlook_dataset
 
     registry, pieces = load_chains(settings.chains_file), []
     with db.connect(settings) as conn:
         for chain, tip in _chains_with_history(conn):
             quotes = registry[chain].quotes if chain in registry else ()
-            pools = newest_pools(conn, chain, _POOLS)
+            # Neighbours by address lie together in archived objects.
+            pools = sorted(newest_pools(conn, chain, _POOLS, settings))
             for first in range(0, len(pools), _POOLS_AT_ONCE):
                 some = pools[first : first + _POOLS_AT_ONCE]
-                history = pool_history(conn, chain, some, tip, quotes)
+                history = pool_history(conn, chain, some, tip, quotes, settings)
                 most = _ROWS * len(some) // len(pools)
                 pieces.append(outlook_dataset(history, tip, market=chain, most=most))
     if not sum(piece.height for piece in pieces):

@@ -85,17 +85,23 @@ class PoolHistory:
     the token's supply as its contract said it, if it was read; `cut`: the history is longer than what was read.
     `events`: mint, burn, swap, sync of the pools, and transfers of their shares (`pool` is the share's contract too).
     `transfers`: of the base tokens. `creations`: tokens that have a pool, by the wallet that deployed them.
+    `unread`: pools that are in no frame because part of their history is archived, and the archive was not to be read.
+    `busy`: creators of whose archived and hot transactions only the newest were read.
     """
 
     pools: pl.DataFrame
     events: pl.DataFrame
     transfers: pl.DataFrame
     creations: pl.DataFrame
+    unread: frozenset[bytes] = frozenset()
+    busy: frozenset[bytes] = frozenset()
 
     def until(self, as_of: datetime) -> PoolHistory:
         """The history up to and with everything at `as_of`."""
-        frames = (frame.filter(pl.col("ts") <= as_of) for frame in (self.events, self.transfers, self.creations))
-        return PoolHistory(self.pools, *frames)
+        events, transfers, creations = (
+            frame.filter(pl.col("ts") <= as_of) for frame in (self.events, self.transfers, self.creations)
+        )
+        return PoolHistory(self.pools, events, transfers, creations)
 
     def before(self, block_number: int, log_index: int) -> PoolHistory:
         """The history before a log: with its block's earlier logs, without itself."""

@@ -78,10 +78,13 @@ class WalletHistory:
     `transactions`: those that the wallet sent or received, and the one that created it, if it is a contract;
     `recipient` is null where a contract is created, `value_f` is wei. `transfers`: ERC-20 transfers that the wallet
     sent or received, `value_f` in the token's smallest unit, `name` as the token's contract says it, null if unknown.
+    `unread`: wallets that are in no frame because part of their history is archived, and the archive was not to be
+    read.
     """
 
     transactions: pl.DataFrame
     transfers: pl.DataFrame
+    unread: frozenset[bytes] = frozenset()
 
 
 def empty(frame: str) -> pl.DataFrame:

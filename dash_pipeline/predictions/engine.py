@@ -5,12 +5,16 @@ starts the loop (the anomaly sensor).
 
 Messages say which anomalies changed; what they are now is read from the table. Offsets are committed in the transaction
 of the predictions and alerts, so a kill at any moment is followed by the same work or none.
+
+Reading the archive takes its time, and alerts do not wait for it: they are raised with what hot rows say, and pools and
+wallets with archived rows are scored afterwards, when little new waits. Only then do the offsets move on.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -36,6 +40,10 @@ from dash_pipeline.topics import Partition
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 200
+# Anomalies that the archive is read for at a time: new ones wait so long.
+_OLD_AT_ONCE = 50
+# Batches that may wait for that while there is more to read.
+_UNDONE = 20
 _BATCH_BYTES = 8 << 20
 _POLL_S = 0.2
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
@@ -117,6 +125,8 @@ class _Run:
     run_id: str
     outcome: Outcome
     next: dict[Partition, int] = field(default_factory=dict)
+    # What was read but is not done: anomalies to read the archive for, and the offsets behind them, by batch.
+    undone: deque[tuple[list[bytes], dict[Partition, int]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.policy = Policy.of(self.settings)
@@ -150,6 +160,9 @@ class _Run:
             if read < _AT_ONCE or over or time.monotonic() - told_at >= _TELL_EVERY_S:
                 busy |= self._see_through()
                 told_at = time.monotonic()
+            # In a flood the archive waits for a while.
+            if not over and (read < _AT_ONCE or len(self.undone) >= _UNDONE):
+                busy |= self._read_archive()
             now = time.monotonic()
             if busy:
                 idle_since = now
@@ -166,14 +179,43 @@ class _Run:
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                     self.outcome.refused += 1
                     log.error("%s: a message that is not an anomaly is passed over: %s", topic.topic, error)
+        offsets = dict(batch.next_offsets)
         with self.conn.transaction():
-            db.lock_offsets(self.conn, {p: self.next[p] for p in batch.next_offsets})
+            db.lock_offsets(self.conn, {p: self.next[p] for p in offsets})
             anomalies = read_anomalies(self.conn, list(ids))
             reaction = react(self.conn, self.policy, self.chains, self.champions, anomalies, self.run_id)
-            db.advance_offsets(self.conn, batch.next_offsets, self.run_id)
-        self.next |= batch.next_offsets
+            done = not reaction.old and not self.undone
+            if done:
+                db.advance_offsets(self.conn, offsets, self.run_id)
+        if done:
+            self.next |= offsets
+        else:
+            self.undone.append((sorted(reaction.old), offsets))
         self.outcome.messages += batch.messages
         self.outcome.reaction.add(reaction)
+
+    def _read_archive(self) -> bool:
+        """Score some of those whose history is archived in part, whose alerts are out; the offsets behind what is done
+        now. Whether there was anything to do. What cannot be read is said in the prediction."""
+        if not self.undone:
+            return False
+        ids, offsets = self.undone[0]
+        some, rest = ids[:_OLD_AT_ONCE], ids[_OLD_AT_ONCE:]
+        with self.conn.transaction():
+            db.lock_offsets(self.conn, {p: self.next[p] for p in offsets})
+            anomalies = read_anomalies(self.conn, some)
+            reaction = react(self.conn, self.policy, self.chains, self.champions, anomalies, self.run_id, self.settings)
+            if not rest:
+                db.advance_offsets(self.conn, offsets, self.run_id)
+        if rest:
+            self.undone[0] = (rest, offsets)
+        else:
+            self.undone.popleft()
+            self.next |= offsets
+        self.outcome.reaction.predictions += reaction.predictions
+        self.outcome.reaction.unpredicted += reaction.unpredicted
+        self.outcome.reaction.alerts += reaction.alerts
+        return True
 
     def _see_through(self) -> bool:
         """Deliver what is due and index what has changed. An index that does not answer keeps no alert waiting."""

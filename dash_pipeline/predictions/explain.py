@@ -41,10 +41,11 @@ def explain(settings: Settings, chain: str, address: str) -> list[Prediction]:
             raise DashError(f"{chain}: no block is stored yet; `dash-pipeline feed` brings some")
         pool = conn.execute(
             "SELECT EXISTS (SELECT FROM chain.pools WHERE address = %(a)s AND chain = %(c)s) OR EXISTS (SELECT FROM"
-            " chain.pool_events WHERE pool = %(a)s AND chain = %(c)s AND event <> 'transfer')",
+            " chain.pool_events WHERE pool = %(a)s AND chain = %(c)s AND event <> 'transfer') OR EXISTS (SELECT FROM"
+            " rollup.pool_candles WHERE pool = %(a)s AND chain = %(c)s)",
             {"a": subject, "c": chain},
         ).fetchone() == (True,)
-        return (score_pools if pool else score_wallets)(conn, chains[chain], champions, [subject], tip)
+        return (score_pools if pool else score_wallets)(conn, chains[chain], champions, [subject], tip, settings)
 
 
 def as_json(said: Sequence[Prediction]) -> list[dict[str, Any]]:

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 import polars as pl
 
 from dash_pipeline.chains import Chain
+from dash_pipeline.errors import DashError
 from dash_pipeline.models.catalogue import MODELS
 from dash_pipeline.models.champions import Champions
 from dash_pipeline.models.liquidity_outlook import MOMENTS, outlook_raw
 from dash_pipeline.models.pool_features import NO_TOKENS, PoolHistory, pool_raw, token_creators
 from dash_pipeline.models.wallet_features import WalletHistory, wallet_raw
+from dash_pipeline.settings import Settings
 from dash_pipeline.storage.anomalies import Stored
 from dash_pipeline.storage.pool_history import Moment, busy_wallets, made_later, pool_history
 from dash_pipeline.storage.predictions import NO_MODEL, Prediction, scored
@@ -31,13 +34,26 @@ from dash_pipeline.storage.wallet_history import wallet_history
 
 POOL_MODELS = ("pool_risk", "liquidity_outlook")
 WALLET_MODEL = "wallet_risk"
+History = TypeVar("History", PoolHistory, WalletHistory)
+#: Why there is no score yet where the archive was not to be read.
+ARCHIVED = "part of the history is archived"
 # Said beside the score, which is made of what is known.
 _SCORED_ANYWAY = (NO_TOKENS,)
 
 
-def predict(conn: Connection, registered: Chain, champions: Champions, anomalies: Sequence[Stored]) -> list[Prediction]:
+def predict(
+    conn: Connection,
+    registered: Chain,
+    champions: Champions,
+    anomalies: Sequence[Stored],
+    archive: Settings | None = None,
+) -> list[Prediction]:
     """A prediction for each anomaly of one chain, each model of pools and its pool, and for each of its wallets; what
-    has a score already is left out. Subjects without a history are predictions without a score, with the reason."""
+    has a score already is left out. Subjects without a history are predictions without a score, with the reason.
+
+    `archive`: the settings that S3 is reached by. Without them no object is read, and the reason of subjects that have
+    archived rows is ARCHIVED; where an object cannot be read the reason says so. None is scored by half its history.
+    """
     done = scored(conn, [one.id for one in anomalies])
     asked: dict[tuple[str, bytes, datetime], list[bytes]] = defaultdict(list)
     for one in anomalies:
@@ -47,9 +63,11 @@ def predict(conn: Connection, registered: Chain, champions: Champions, anomalies
                 asked[model, subject, one.ts].append(one.id)
     moments = sorted({(as_of, subject, model in POOL_MODELS) for model, subject, as_of in asked})
     said = [
-        *_pools_at(conn, registered, champions, [(pool, as_of) for as_of, pool, is_pool in moments if is_pool]),
+        *_pools_at(
+            conn, registered, champions, [(pool, as_of) for as_of, pool, is_pool in moments if is_pool], archive
+        ),
         *_wallets_at(
-            conn, registered, champions, [(wallet, as_of) for as_of, wallet, is_pool in moments if not is_pool]
+            conn, registered, champions, [(wallet, as_of) for as_of, wallet, is_pool in moments if not is_pool], archive
         ),
     ]
     return [
@@ -60,37 +78,85 @@ def predict(conn: Connection, registered: Chain, champions: Champions, anomalies
 
 
 def score_pools(
-    conn: Connection, registered: Chain, champions: Champions, pools: Sequence[bytes], as_of: datetime
+    conn: Connection,
+    registered: Chain,
+    champions: Champions,
+    pools: Sequence[bytes],
+    as_of: datetime,
+    archive: Settings | None = None,
 ) -> list[Prediction]:
-    """What each model of pools says of these, as of a moment of the chain's time; no anomaly's."""
+    """What each model of pools says of these, as of a moment of the chain's time; no anomaly's. `archive` as in
+    `predict`."""
     if not pools:
         return []
-    history = pool_history(conn, registered.name, pools, as_of, registered.quotes)
-    return _said_of_pools(champions, registered, [_pool_rows(history, dict.fromkeys(pools, as_of))])
+    history, problem = _read(
+        lambda some: pool_history(conn, registered.name, pools, as_of, registered.quotes, some), archive
+    )
+    asked = [(pool, as_of) for pool in pools]
+    moments = {pool: as_of for pool in pools if pool not in history.unread}
+    return [
+        *_unread(POOL_MODELS, registered.name, asked, history.unread, problem),
+        *_said_of_pools(champions, registered, [_pool_rows(history, moments)] if moments else []),
+    ]
 
 
 def score_wallets(
-    conn: Connection, registered: Chain, champions: Champions, wallets: Sequence[bytes], as_of: datetime
+    conn: Connection,
+    registered: Chain,
+    champions: Champions,
+    wallets: Sequence[bytes],
+    as_of: datetime,
+    archive: Settings | None = None,
 ) -> list[Prediction]:
-    """What the model of wallets says of these, as of a moment of the chain's time; no anomaly's."""
-    return _wallets_at(conn, registered, champions, [(wallet, as_of) for wallet in wallets])
+    """What the model of wallets says of these, as of a moment of the chain's time; no anomaly's. `archive` as in
+    `predict`."""
+    return _wallets_at(conn, registered, champions, [(wallet, as_of) for wallet in wallets], archive)
+
+
+def _read(read: Callable[[Settings | None], History], archive: Settings | None) -> tuple[History, str]:
+    """The history, without those who have archived rows if these cannot be read; and why not."""
+    try:
+        return read(archive), ARCHIVED
+    except DashError as error:
+        if archive is None:
+            raise
+        return read(None), str(error)
+
+
+def _unread(
+    models: Iterable[str], chain: str, asked: Iterable[Moment], unread: Container[bytes], reason: str
+) -> Iterator[Prediction]:
+    for model in models:
+        for subject, as_of in asked:
+            if subject in unread:
+                yield Prediction(b"", model, subject, MODELS[model].subject, chain, as_of, reason=reason)
 
 
 # ------------------------------------------------------------------------------------------- many moments at a time
 
 
-def _pools_at(conn: Connection, registered: Chain, champions: Champions, asked: Sequence[Moment]) -> list[Prediction]:
+def _pools_at(
+    conn: Connection, registered: Chain, champions: Champions, asked: Sequence[Moment], archive: Settings | None
+) -> list[Prediction]:
     """As `score_pools`, each pool as of its moment: read once up to the last of them, then cut off at each pool's own;
     where what was read need not hold all that was known at the moment, read as of it."""
     times = {as_of for _, as_of in asked}
     if len(times) < 2:
-        return score_pools(conn, registered, champions, [pool for pool, _ in asked], *times) if times else []
-    last = max(times)
-    history = pool_history(conn, registered.name, [pool for pool, _ in asked], last, registered.quotes)
+        return [
+            prediction
+            for as_of in times
+            for prediction in score_pools(conn, registered, champions, [pool for pool, _ in asked], as_of, archive)
+        ]
+    last, every = max(times), [pool for pool, _ in asked]
+    history, problem = _read(
+        lambda some: pool_history(conn, registered.name, every, last, registered.quotes, some), archive
+    )
+    said = list(_unread(POOL_MODELS, registered.name, asked, history.unread, problem))
+    asked = [one for one in asked if one[0] not in history.unread]
     pools = history.pools["pool"].to_list()
     base = dict(zip(pools, history.pools["base"], strict=True))
     creator = dict(zip(pools, token_creators(history), strict=True))
-    busy = busy_wallets(conn, registered.name, creator.values(), last)
+    busy = busy_wallets(conn, registered.name, creator.values(), last) | history.busy
     long = {pool for pool, cut in zip(pools, history.pools["cut"], strict=True) if cut or creator[pool] in busy}
     alone = {one for one in asked if one[0] in long} | made_later(conn, registered.name, asked, last)
     parts = []
@@ -106,24 +172,32 @@ def _pools_at(conn: Connection, registered: Chain, champions: Champions, asked: 
         then = dict(zip(part.pools["pool"], token_creators(part), strict=True))
         alone |= {one for one in some.items() if then[one[0]] != creator[one[0]]}
         parts.append(_pool_rows(part, some))
-    said = [one for one in _said_of_pools(champions, registered, parts) if (one.subject, one.as_of) not in alone]
+    said += [one for one in _said_of_pools(champions, registered, parts) if (one.subject, one.as_of) not in alone]
     for as_of in sorted({as_of for _, as_of in alone}):
-        said += score_pools(conn, registered, champions, sorted(pool for pool, at in alone if at == as_of), as_of)
+        then_alone = sorted(pool for pool, at in alone if at == as_of)
+        said += score_pools(conn, registered, champions, then_alone, as_of, archive)
     return said
 
 
-def _wallets_at(conn: Connection, registered: Chain, champions: Champions, asked: Sequence[Moment]) -> list[Prediction]:
+def _wallets_at(
+    conn: Connection, registered: Chain, champions: Champions, asked: Sequence[Moment], archive: Settings | None
+) -> list[Prediction]:
     """As `score_wallets`, each wallet as of its moment; the oldest rows count, so later ones take nothing away."""
     if not asked:
         return []
     wallets = list(dict.fromkeys(wallet for wallet, _ in asked))
-    history = wallet_history(conn, registered.name, wallets, max(as_of for _, as_of in asked))
+    last = max(as_of for _, as_of in asked)
+    history, problem = _read(lambda some: wallet_history(conn, registered.name, wallets, last, some), archive)
+    said = list(_unread([WALLET_MODEL], registered.name, asked, history.unread, problem))
+    asked = [one for one in asked if one[0] not in history.unread]
     parts = []
     for some in _apart(asked, lambda wallet: {wallet}):
-        then = (_until(frame, "wallet", some) for frame in (history.transactions, history.transfers))
-        rows = wallet_raw(WalletHistory(*then), list(some))
+        transactions, transfers = (_until(frame, "wallet", some) for frame in (history.transactions, history.transfers))
+        rows = wallet_raw(WalletHistory(transactions, transfers), list(some))
         parts.append(_at(rows.rename({"wallet": "subject"}), some))
-    return list(_predictions(champions, WALLET_MODEL, registered.name, pl.concat(parts)))
+    if parts:
+        said += _predictions(champions, WALLET_MODEL, registered.name, pl.concat(parts))
+    return said
 
 
 def _apart(asked: Sequence[Moment], shared: Callable[[bytes], set[bytes | None]]) -> list[dict[bytes, datetime]]:

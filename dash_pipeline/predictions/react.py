@@ -18,7 +18,8 @@ import psycopg
 from dash_pipeline.alerts.rules import Policy
 from dash_pipeline.chains import Chain
 from dash_pipeline.models.champions import Champions
-from dash_pipeline.predictions.predict import predict
+from dash_pipeline.predictions.predict import ARCHIVED, predict
+from dash_pipeline.settings import Settings
 from dash_pipeline.storage import alerts, predictions
 from dash_pipeline.storage.anomalies import Stored
 from dash_pipeline.storage.timescale import Connection
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Reaction:
-    """What came of some anomalies. `unpredicted`: those that scoring failed for, in a way that nobody foresaw."""
+    """What came of some anomalies. `unpredicted`: those that scoring failed for, in a way that nobody foresaw. `old`:
+    those with a pool or wallet that was not looked at, because part of its history is archived."""
 
     anomalies: int = 0
     retracted: int = 0
@@ -36,6 +38,7 @@ class Reaction:
     unpredicted: int = 0
     alerts: list[bytes] = field(default_factory=list)
     pools: set[bytes] = field(default_factory=set)
+    old: set[bytes] = field(default_factory=set)
 
     def add(self, other: Reaction) -> None:
         self.anomalies += other.anomalies
@@ -44,6 +47,7 @@ class Reaction:
         self.unpredicted += other.unpredicted
         self.alerts += other.alerts
         self.pools |= other.pools
+        self.old |= other.old
 
 
 def react(
@@ -53,9 +57,10 @@ def react(
     champions: Champions,
     anomalies: Sequence[Stored],
     run_id: str,
+    archive: Settings | None = None,
 ) -> Reaction:
     """Score the pools and wallets of active anomalies, raise alerts, take back those of retracted ones; in the
-    caller's transaction."""
+    caller's transaction. Those with archived rows are scored only where `archive` says how S3 is reached."""
     reaction = Reaction(len(anomalies))
     by_chain: dict[str, list[Stored]] = defaultdict(list)
     for one in anomalies:
@@ -68,8 +73,11 @@ def react(
         if active:
             try:
                 with conn.transaction():
-                    made = predict(conn, chains[chain], champions, active) if chain in chains else []
-                    reaction.predictions += predictions.write_predictions(conn, made, run_id)
+                    made = predict(conn, chains[chain], champions, active, archive) if chain in chains else []
+                    now = [one for one in made if one.reason != ARCHIVED]
+                    written = predictions.write_predictions(conn, now, run_id)
+                reaction.predictions += written
+                reaction.old |= {one.anomaly_id for one in made if one.reason == ARCHIVED}
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 raise
             except Exception:

@@ -83,6 +83,16 @@ def collect(frame: pl.LazyFrame) -> pl.DataFrame:
         raise
 
 
+def archived(
+    settings: Settings, table: str, entries: Sequence[Entry], columns: Sequence[str], predicate: pl.Expr
+) -> pl.DataFrame:
+    """The rows of these objects (at least one) that the predicate holds for; the caller holds the seam.
+
+    Raises Unavailable when an object cannot be read, DashError when the settings lack its key.
+    """
+    return pl.concat(_archived(settings, keyring(settings), entries, HISTORIES[table], columns, predicate))
+
+
 def bounds(predicate: pl.Expr | None) -> list[Bound]:
     """The comparisons of a column with a constant that must all hold where `predicate` does; what else it asks is left
     out."""

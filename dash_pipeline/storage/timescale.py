@@ -72,6 +72,11 @@ def session(settings: Settings) -> Iterator[Connection]:
         raise Unavailable(f"database: {first_line(error)}") from error
 
 
+def of_chain(alias: str) -> str:
+    """SQL: the row is of the chain; no index that begins with the chain is used for it."""
+    return f"{alias}.chain IS NOT DISTINCT FROM %(chain)s"
+
+
 def newest_times(conn: Connection, settings: Settings) -> dict[str, datetime]:
     """Chain -> the time (UTC) that its windows end at, when something is to be removed behind them.
 

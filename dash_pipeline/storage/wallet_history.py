@@ -1,23 +1,25 @@
-"""What the hot store knows of some wallets, as the frames that features are computed from.
+"""What is stored of some wallets, hot or archived, as the frames that features are computed from.
 
 Belongs here: SQL and its rows as frames. Does not belong here: what is made of them (`models/wallet_features.py`).
 
 Transactions are found by sender and by receiver. Transfers have no such index: a wallet's are found by its blocks
 (`rollup.wallet_blocks`), and in the blocks that the rollup does not show yet (`ops.search_outbox`), which are the ones
-an alert is about.
+an alert is about. The rollup also says on which archived days a wallet did anything (`archived.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
 from typing import Any
 
 import polars as pl
 
 from dash_pipeline.models.wallet_features import OLDEST, SCHEMAS, WalletHistory
-from dash_pipeline.storage.search.rollups import of_chain
-from dash_pipeline.storage.timescale import Connection
+from dash_pipeline.settings import Settings
+from dash_pipeline.storage import archived
+from dash_pipeline.storage.archived import Archive, Wanted
+from dash_pipeline.storage.timescale import Connection, of_chain
 
 #: The newest committed micro-batches that are looked through for blocks the rollup does not show yet. More are waiting
 #: only while the indexes are behind by far; transfers between these and the rollup are then missing for a while.
@@ -81,26 +83,99 @@ FROM x JOIN unnest(%(wallets)b::bytea[]) AS k(wallet) ON k.wallet IN (x.from_add
 """
 
 
-def wallet_history(conn: Connection, chain: str, wallets: Sequence[bytes], until: datetime) -> WalletHistory:
-    """What schema `chain` holds of these wallets up to and with `until`, the chain's time; of each wallet at least the
-    OLDEST transactions and transfers, if there are as many. Rows come in no order.
+_CREATED = f"""
+SELECT c.address, c.block_hash, c.ts FROM chain.contracts c WHERE c.address = ANY(%(wallets)b) AND {of_chain("c")}
+ AND c.ts <= %(until)s
+"""
+# The last block that transfers are looked for in, of a wallet with more of them.
+_LAST = f"""
+SELECT k.wallet, l.ts FROM unnest(%(wallets)b::bytea[]) AS k(wallet) CROSS JOIN LATERAL (
+ SELECT w.ts FROM rollup.wallet_blocks w WHERE w.wallet = k.wallet AND {of_chain("w")} AND w.ts <= %(until)s
+ AND w.transfers_out + w.transfers_in > 0 ORDER BY w.ts OFFSET %(limit)s - 1 LIMIT 1) l
+"""
+_TOKENS = f"""
+SELECT x.token_address, n.name FROM unnest(%(tokens)b::bytea[]) AS x(token_address) {_NAME} WHERE {_FUNGIBLE}
+"""
+
+
+def wallet_history(
+    conn: Connection, chain: str, wallets: Sequence[bytes], until: datetime, archive: Settings | None = None
+) -> WalletHistory:
+    """What is stored of these wallets up to and with `until`, the chain's time, hot or archived; of each wallet at
+    least the OLDEST transactions and transfers, if there are as many. Rows come in no order.
 
     Transfers of tokens that are known to be ERC-721 are left out, because the amount is an id.
+
+    `archive`: the settings that S3 is reached by. Without them no object is read: wallets that have archived rows are
+    in `unread` and nowhere else. Raises Unavailable when an object cannot be read, DashError when the settings lack
+    its key.
     """
-    params: dict[str, Any] = {
-        "chain": chain,
-        "until": until,
-        "wallets": list(dict.fromkeys(wallets)),
-        "limit": OLDEST,
-        "pending": PENDING,
-    }
-    # What is pending is read first: what the rollup takes over meanwhile is then found twice rather than not at all.
-    pending = _frame("transfers", _rows(conn, _PENDING, params))
-    transfers = pl.concat([pending, _frame("transfers", _rows(conn, _TRANSFERS, params))])
+    with archived.opened(conn, chain, archive) as store:
+        old = store.old_wallets(wallets)
+        read = [wallet for wallet in dict.fromkeys(wallets) if archive or wallet not in old]
+        params: dict[str, Any] = {"chain": chain, "until": until, "wallets": read, "limit": OLDEST, "pending": PENDING}
+        # What is pending is read first: what the rollup takes over meanwhile is then found twice, rather than not at
+        # all.
+        transfers = [_frame("transfers", _rows(conn, _PENDING, params)),
+                     _frame("transfers", _rows(conn, _TRANSFERS, params))]  # fmt: skip
+        transactions = [_frame("transactions", _rows(conn, _TRANSACTIONS, params))]
+        if archive and old:
+            asked = params | {"wallets": list(old)}
+            days = store.days(old, until)
+            transactions += _archived_transactions(store, asked, days)
+            transfers.append(_archived_transfers(store, asked, days))
     return WalletHistory(
-        _frame("transactions", _rows(conn, _TRANSACTIONS, params)),
-        transfers.unique(["wallet", "ts", "block_number", "log_index"]),
+        pl.concat(transactions).unique(["wallet", "ts", "block_number", "tx_index"])
+        if len(transactions) > 1
+        else transactions[0],
+        pl.concat(transfers).unique(["wallet", "ts", "block_number", "log_index"]),
+        frozenset() if archive else frozenset(old),
     )
+
+
+def _archived_transactions(
+    store: Archive, params: dict[str, Any], days: Mapping[bytes, set[date]]
+) -> Iterator[pl.DataFrame]:
+    """What these wallets sent and received, and what created them."""
+    until = params["until"]
+    columns = ["ts", "block_number", "tx_index", "from_address", "to_address", "value_f"]
+    wanted = {wallet: Wanted(OLDEST, some) for wallet, some in days.items()}
+    parts = [store.rows("transactions", columns, ["from_address", "to_address"], wanted, until, newest=False)]
+    created = _rows(store.conn, _CREATED, params)
+    if created:
+        made = {wallet: Wanted(len(created), {ts.date() for other, _, ts in created if other == wallet})
+                for wallet, _, _ in created}  # fmt: skip
+        where = pl.col("to_address").is_null() & pl.col("block_hash").is_in([block for _, block, _ in created])
+        by = ["receipt_contract_address"]
+        parts.append(store.rows("transactions", columns, by, made, until, where, newest=False))
+    for part in parts:
+        yield part.select(wallet="address", ts="ts", block_number="block_number", tx_index="tx_index",
+                          sender="from_address", recipient="to_address", value_f="value_f")  # fmt: skip
+
+
+def _archived_transfers(store: Archive, params: dict[str, Any], days: Mapping[bytes, set[date]]) -> pl.DataFrame:
+    """The ERC-20 transfers that these wallets sent and received."""
+    last = pl.DataFrame(
+        _rows(store.conn, _LAST, params), {"address": pl.Binary, "_last": SCHEMAS["transfers"]["ts"]}, orient="row"
+    )
+
+    def named(rows: pl.DataFrame) -> pl.DataFrame:
+        tokens = _rows(store.conn, _TOKENS, params | {"tokens": rows["token_address"].unique().to_list()})
+        return rows.join(pl.DataFrame(tokens, {"token_address": pl.Binary, "name": pl.String}, orient="row"),
+                         on="token_address")  # fmt: skip
+
+    def keep(rows: pl.DataFrame) -> pl.DataFrame:
+        rows = rows.join(last, on="address", how="left")
+        return named(rows.filter(pl.col("_last").is_null() | (pl.col("ts") <= pl.col("_last"))))
+
+    columns = ["ts", "block_number", "log_index", "token_address", "from_address", "to_address", "value_f"]
+    wanted = {wallet: Wanted(OLDEST, some) for wallet, some in days.items()}
+    by = ["from_address", "to_address"]
+    rows = store.rows("token_transfers", columns, by, wanted, params["until"], newest=False, keep=keep)
+    return named(rows).select(
+        wallet="address", ts="ts", block_number="block_number", log_index="log_index", token="token_address",
+        name="name", sender="from_address", recipient="to_address", value_f="value_f",
+    )  # fmt: skip
 
 
 def _rows(conn: Connection, statement: str, params: dict[str, Any]) -> list[tuple[Any, ...]]:

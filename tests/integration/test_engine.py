@@ -26,6 +26,7 @@ from kafka import KafkaAdminClient, TopicPartition
 
 from dash_pipeline import topics
 from dash_pipeline.alerts import deliver as delivery
+from dash_pipeline.archive.retain import retain
 from dash_pipeline.chains import load_chains
 from dash_pipeline.errors import Unavailable
 from dash_pipeline.feed.wait import end_offsets
@@ -44,6 +45,7 @@ from dash_pipeline.models.spec import Spec
 from dash_pipeline.predictions import direct, react
 from dash_pipeline.predictions.direct import DirectAlerts
 from dash_pipeline.predictions.engine import Limits, Outcome, run_engine
+from dash_pipeline.predictions.explain import explain
 from dash_pipeline.predictions.predict import predict
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import alerts as store
@@ -51,11 +53,13 @@ from dash_pipeline.storage import s3
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.anomalies import Stored, read_anomalies
 from dash_pipeline.storage.migrate import upgrade
+from dash_pipeline.storage.predictions import Prediction
 from dash_pipeline.storage.search import client
 from dash_pipeline.storage.search.alerts import ALERTS_INDEX, find_alerts
 from dash_pipeline.topics import ANOMALIES, Partition
 from sensors.anomalies_decision import Seen, decide
 from tests.chain import START, TOPIC0, Messages, address, merge, word
+from tests.faults import faulty
 from tests.pools import NOBODY, UNIT, WETH, Pool, block, life
 from tests.webhooks import SECRET, Receiver
 
@@ -296,6 +300,7 @@ KILLED = """
 import os, pickle, signal, sys
 from importlib import import_module
 from dash_pipeline.models.champions import Champions
+from dash_pipeline.archive.retain import retain
 from dash_pipeline.predictions.engine import Limits, run_engine
 settings, partitions, at = pickle.load(sys.stdin.buffer)
 module, _, name = at.rpartition(".")
@@ -435,6 +440,127 @@ def test_what_is_no_anomaly_is_refused_and_passed_over(desk: Desk) -> None:
     assert outcome.refused == len(refused) * partitions
     assert outcome.messages == (len(refused) + 1) * partitions + outcome.reaction.anomalies
     desk.told_once(anomaly.id)
+
+
+# --- pools and wallets that are older than the hot tables
+
+
+LATER = 9 * 86_400
+
+
+@pytest.fixture
+def old(desk: Desk) -> tuple[Desk, Stored, Stored, list[Prediction]]:
+    """A pool whose first day is archived and one that is younger, both drained; what is said of the old one while all
+    of it is hot."""
+    young = Pool("y", address("newcomer"))
+    blocks = life(desk.pool, 20)
+    for n in range(20, BLOCKS):
+        wallet = address(f"late{n % 5}")
+        did = [(wallet, desk.pool.traded(wallet))]
+        did.append((wallet, young.traded(wallet)) if n > 20 else (young.developer, young.opened()))
+        blocks.append((f"A{n}", block(f"A{n}", f"A{n - 1}", did, later=LATER)))
+    end = [(pool.developer, pool.drained()) for pool in (desk.pool, young)]
+    desk.produce([*blocks, (f"A{BLOCKS}", block(f"A{BLOCKS}", f"A{BLOCKS - 1}", end, later=LATER))])
+    assert desk.drain().lag_after == 0
+    desk.conn.execute(
+        "INSERT INTO chain.contracts (chain, ts, block_number, block_hash, address) SELECT chain, ts, block_number,"
+        " block_hash, token0 FROM chain.pools WHERE chain = %s",
+        (desk.chain,),
+    )
+    found = {}
+    for (id_,) in desk.rows("SELECT id FROM intel.anomalies WHERE severity = 'high'"):
+        (one,) = read_anomalies(desk.conn, [id_])
+        found[one.pool] = one
+    anomaly = found[raw(desk.pool.address)]
+    said = predict(desk.conn, load_chains(desk.settings.chains_file)[desk.chain], desk.champions, [anomaly])
+    assert [one.score is not None for one in said] == [True] * 3
+    assert retain(desk.settings, "run", chain=desk.chain) > 0
+    assert not desk.rows("SELECT FROM chain.pool_events WHERE chain = %s AND event = 'mint' AND pool = %s",
+                         desk.chain, anomaly.pool)  # fmt: skip
+    return desk, anomaly, found[raw(young.address)], said
+
+
+def said_of(desk: Desk, anomaly: Stored) -> dict[tuple[str, bytes], tuple[Any, ...]]:
+    return {
+        (one["model"], one["subject"]): (one["score"], one["features"], one["contributions"])
+        for one in desk.predictions()
+        if one["anomaly_id"] == anomaly.id
+    }
+
+
+def wanted(said: Sequence[Prediction]) -> dict[tuple[str, bytes], tuple[Any, ...]]:
+    return {(one.model, one.subject): (one.score, one.features, one.contributions) for one in said}
+
+
+def test_the_lane_tells_at_once_and_the_engine_scores_what_is_archived(
+    old: tuple[Desk, Stored, Stored, list[Prediction]],
+) -> None:
+    desk, anomaly, young, said = old
+    with faulty(desk.settings) as (through, fault):
+        thread = DirectAlerts(through, "lane")
+        thread.start()
+        wait_for(lambda: all(thread._champions.get(name) for name in MODELS))
+        try:
+            thread.take([anomaly, young])
+            wait_for(lambda: len(desk.hook.taken()) == 2)
+        finally:
+            thread.close(20)
+        assert not [one.path for one in fault.requests if "archive/" in one.path]
+    told = {alert["id"]: [one["score"] is not None for one in alert["predictions"]] for alert in desk.hook.taken()}
+    assert told == {anomaly.id.hex(): [], young.id.hex(): [True] * 3}
+    first = said_of(desk, young)
+    outcome = desk.engine()
+    assert (outcome.delivered, outcome.reaction.unpredicted) == (0, 0)
+    assert said_of(desk, anomaly) == wanted(said), "to the last bit what it was while all was hot"
+    assert said_of(desk, young) == first
+    document = next(one for one in desk.documents() if one["id"] == anomaly.id.hex())
+    scores = {one.model: one.score for one in said}
+    assert [document[model] for model in POOL_MODELS] == [scores[model] for model in POOL_MODELS]
+    assert [one["score"] is not None for one in document["predictions"]] == [True] * 3
+    desk.told_once(anomaly.id, young.id)
+    explained = explain(desk.settings, desk.chain, desk.pool.address)
+    assert {one.model: one.features for one in explained} == {
+        one.model: one.features for one in said if one.subject == anomaly.pool
+    }
+
+
+def test_an_archive_that_is_away_holds_up_no_alert(old: tuple[Desk, Stored, Stored, list[Prediction]]) -> None:
+    desk, anomaly, young, said = old
+    fine = desk.settings
+    with faulty(fine) as (desk.settings, fault):
+        fault.down()
+        outcome = desk.engine()
+    desk.settings = fine
+    assert (outcome.delivered, outcome.reaction.unpredicted) == (2, 0)
+    mine = [one for one in desk.predictions() if one["anomaly_id"] == anomaly.id]
+    assert [one["score"] for one in mine] == [None] * 3
+    for one in mine:
+        assert one["reason"].startswith("archive: ")
+        assert "cannot be read" in one["reason"]
+        assert one["features"] == {}
+    assert None not in [score for score, *_ in said_of(desk, young).values()]
+    # It is asked again when the anomaly comes by again, and nobody is told anew.
+    desk.seek(dict.fromkeys(desk.partitions(), 0))
+    desk.engine()
+    assert said_of(desk, anomaly) == wanted(said)
+    desk.told_once(anomaly.id, young.id)
+
+
+@pytest.mark.parametrize("at", ["storage.history.archived", "predictions.engine.read_anomalies"])
+def test_killed_while_the_archive_is_read_the_next_run_does_the_rest(
+    old: tuple[Desk, Stored, Stored, list[Prediction]], at: str
+) -> None:
+    desk, anomaly, young, said = old
+    given = pickle.dumps((desk.settings, list(desk.partitions()), f"dash_pipeline.{at}"))
+    done = subprocess.run([sys.executable, "-c", KILLED], input=given, timeout=90, check=False)
+    assert done.returncode == -signal.SIGKILL
+    if at == "storage.history.archived":
+        assert len(desk.hook.taken()) == 2, "alerts do not wait for the archive"
+        assert said_of(desk, anomaly) == {}
+        assert any(ExtentReader(desk.settings).read([ANOMALIES]).lag(db.committed_offsets(desk.conn)).values())
+    desk.engine()
+    assert said_of(desk, anomaly) == wanted(said)
+    desk.told_once(anomaly.id, young.id)
 
 
 # --- floods, and receivers that are away

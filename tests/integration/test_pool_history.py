@@ -160,15 +160,16 @@ def test_it_is_quick(stored: db.Connection, market: Market) -> None:
 def test_it_reads_through_indexes(stored: db.Connection, market: Market) -> None:
     params = {
         "chain": CHAIN, "until": FAR, "pools": addresses(market)[:1], "quotes": QUOTES, "limit": 10,
-        "wallets": market.history.pools["creator"][:1].to_list(),
+        "wallets": market.history.pools["creator"][:1].to_list(), "kinds": list(storage._IN_USE),
     }  # fmt: skip
     stored.execute("SET enable_seqscan = off")
     try:
         for statement in (
             storage._POOLS,
-            storage._EVENTS.format(and_=storage._IN_USE, order="DESC"),
-            storage._EVENTS.format(and_=storage._TRANSFERS, order="ASC"),
+            storage._EVENTS.format(order="DESC"),
+            storage._EVENTS.format(order="ASC"),
             storage._CREATIONS,
+            storage._SENT,
         ):
             plan = "\n".join(row[0] for row in stored.execute("EXPLAIN " + statement, params).fetchall())
             scans = [line for line in plan.splitlines() if "Seq Scan" in line and "tokens" not in line]

@@ -24,10 +24,9 @@ from dash_pipeline.storage.search.rollups import (
     WALLET_TOTALS,
     Blocks,
     hash_joins,
-    of_chain,
 )
 from dash_pipeline.storage.tables import LOGS, POOL_EVENTS, TOKEN_TRANSFERS, TRANSACTIONS
-from dash_pipeline.storage.timescale import Connection
+from dash_pipeline.storage.timescale import Connection, of_chain
 
 # Rows fetched at a time: after each fetch the thread waits for the lane's to hand the interpreter over.
 _FETCH = 1_000

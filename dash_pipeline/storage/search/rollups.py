@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dash_pipeline.storage.search.indexes import WINDOWS
-from dash_pipeline.storage.timescale import Connection
+from dash_pipeline.storage.timescale import Connection, of_chain
 
 DAY = timedelta(days=1)
 # How far back a pool's last price is looked for.
@@ -33,11 +33,6 @@ _IN_BLOCKS = "chain = %(chain)s AND block_hash = ANY(%(blocks)b) AND ts >= %(day
 # - rows of keys are looked up key by key, `CROSS JOIN LATERAL (... OFFSET 0)`, which leaves nothing to choose;
 # - rows of the same blocks are joined under `hash_joins`;
 # - where an address finds the rows, the chain is compared by `of_chain`.
-
-
-def of_chain(alias: str) -> str:
-    """SQL: the row is of the chain; no index that begins with the chain is used for it."""
-    return f"{alias}.chain IS NOT DISTINCT FROM %(chain)s"
 
 
 @contextmanager
