@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -36,12 +38,14 @@ from dash_pipeline.storage import s3
 from dash_pipeline.storage.encryption import Key, Keyring, keyring
 from dash_pipeline.storage.hot import reader
 from dash_pipeline.storage.tables import Table
-from dash_pipeline.storage.timescale import Connection, drop_chunk
+from dash_pipeline.storage.timescale import Connection, drop_chunk, session
 
 DAY = timedelta(days=1)
 # The transaction that drops rows waits so long for readers, and makes nobody else wait longer.
 _LOCK_TIMEOUT = "3s"
 _TRIES = 3
+# Days that are read and written at a time: one would leave a processor to wait for the store.
+_AHEAD = 2
 
 
 class Corrupt(DashError):
@@ -50,6 +54,16 @@ class Corrupt(DashError):
 
 class _ChangedError(Exception):
     """Rows of the day have come or gone since they were read."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A day's objects that nothing lists yet. `seen`: its rows when it was read; `before`: a transaction number below
+    which everything was seen."""
+
+    entries: list[Entry]
+    seen: int
+    before: int
 
 
 @dataclass(frozen=True)
@@ -72,28 +86,46 @@ class Day:
         return self.chain, midnight(self.date), midnight(self.date) + DAY
 
 
-def export(settings: Settings, conn: Connection, day: Day, run_id: str) -> list[Entry]:
-    """Archive a day, or what has come late of one; returns the new objects. The caller holds `manifest.exporting`.
+def export(settings: Settings, conn: Connection, days: Iterable[Day], run_id: str) -> Iterator[tuple[Day, list[Entry]]]:
+    """Archive days of a table, or what has come late of them, one after the other; of each its new objects, once its
+    rows are no longer hot. The caller holds `manifest.exporting` on `conn`. While a day is listed and dropped the next
+    ones are already read and written, by sessions of their own.
 
     Raises Unavailable when a server does not answer or rows keep changing, Corrupt when an object read back is another;
-    hot rows and manifest are as before then.
+    hot rows and manifest of that day are as before then.
     """
-    bucket, ring = s3.bucket(settings), keyring(settings)
-    sweep(bucket, conn, day)
-    decompress(conn, day.chunk)
-    for _ in range(_TRIES):
-        written: list[Entry] = []
+    bucket, ring, rest = s3.bucket(settings), keyring(settings), iter(days)
+    ahead: deque[tuple[Day, Future[_Written]]] = deque()
+    following = next(rest, None)
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        while following or ahead:
+            # Not two days of a chunk: who reads the second would keep the first from being dropped.
+            while following and len(ahead) < _AHEAD and following.chunk not in {day.chunk for day, _ in ahead}:
+                # On the connection that holds the lock: nobody else is at these objects.
+                sweep(bucket, conn, following)
+                decompress(conn, following.chunk)
+                ahead.append((following, pool.submit(_write, settings, bucket, ring, following)))
+                following = next(rest, None)
+            day, written = ahead.popleft()
+            yield day, _list_and_drop(settings, conn, bucket, ring, day, written.result(), run_id)
+
+
+def _list_and_drop(
+    settings: Settings, conn: Connection, bucket: s3.Bucket, ring: Keyring, day: Day, written: _Written, run_id: str
+) -> list[Entry]:
+    for attempt in range(_TRIES):
+        if attempt:
+            written = _write(settings, bucket, ring, day)
         try:
-            seen, before = _write(settings, conn, bucket, ring, day, written)
-            _commit(conn, day, written, seen, before, run_id)
+            _commit(conn, day, written.entries, written.seen, written.before, run_id)
         except _ChangedError:
-            bucket.delete([one.object for one in written])
+            bucket.delete([one.object for one in written.entries])
             continue
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            bucket.delete([one.object for one in written])
+            bucket.delete([one.object for one in written.entries])
             raise Unavailable(f"archive: {day.folder}: somebody has held these rows for long; tried again next time") \
                 from None  # fmt: skip
-        return written
+        return written.entries
     raise Unavailable(f"archive: {day.folder}: rows come and go while they are read; tried again next time")
 
 
@@ -142,23 +174,19 @@ def put(bucket: s3.Bucket, seal: Key | None, day: Day, rows: pl.DataFrame) -> En
     return entry
 
 
-def _write(
-    settings: Settings, conn: Connection, bucket: s3.Bucket, ring: Keyring, day: Day, written: list[Entry]
-) -> tuple[int, int]:
-    """Write the day's rows as objects, noting each; returns how many rows were seen and a transaction number below
-    which everything was seen."""
-    with _snapshot(conn) as (snapshot, before), reader(settings, snapshot) as hot:
+def _write(settings: Settings, bucket: s3.Bucket, ring: Keyring, day: Day) -> _Written:
+    """Write the day's rows as objects."""
+    written, seen, time = [], 0, day.table.time
+    with session(settings) as conn, _snapshot(conn) as (snapshot, before), reader(settings, snapshot) as hot:
         archived = manifest.entries(conn, day.table.name, day.chain, day.date)
-        seen = 0
         for lo, hi in _parts(conn, day):
-            time = day.table.time
             rows = hot.rows(day.table, f"chain = $1 AND {time} >= $2 AND {time} < $3", (day.chain, lo, hi))
             seen += rows.height
             if archived:
                 rows = rows.join(keys(bucket, ring, archived, day.table), on=list(day.table.key), how="anti")
             if rows.height:
                 written.append(put(bucket, ring.current, day, rows))
-    return seen, before
+    return _Written(written, seen, before)
 
 
 def keys(bucket: s3.Bucket, ring: Keyring, archived: list[Entry], table: Table) -> pl.DataFrame:

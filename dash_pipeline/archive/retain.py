@@ -38,11 +38,14 @@ def retain(
         until = edges(settings, conn)
         for name in tables:
             with manifest.exporting(conn, name) as alone:
-                for one in due(conn, ARCHIVED[name], until) if alone else ():
-                    if chain in (None, one.chain) and (days is None or one.date in days):
-                        entries = export(settings, conn, one, run_id)
-                        done(one, entries)
-                        rows += sum(entry.rows for entry in entries)
+                asked = (
+                    one
+                    for one in (due(conn, ARCHIVED[name], until) if alone else ())
+                    if chain in (None, one.chain) and (days is None or one.date in days)
+                )
+                for one, entries in export(settings, conn, asked, run_id):
+                    done(one, entries)
+                    rows += sum(entry.rows for entry in entries)
     return rows
 
 

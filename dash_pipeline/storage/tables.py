@@ -41,7 +41,7 @@ class Column:
 @dataclass(frozen=True)
 class Table:
     """A table. `key`: the natural key that makes a replay do nothing; `time`: the column that says which day a row is
-    of; `part_rows`: as many rows as are at most held in memory, about a gigabyte."""
+    of; `part_rows`: as many rows as are at most held in memory, about half a gigabyte."""
 
     name: str
     about: str
@@ -50,7 +50,7 @@ class Table:
     hyper: bool = True
     namespace: str = "chain"
     time: str = "ts"
-    part_rows: int = 1_000_000
+    part_rows: int = 500_000
 
     @property
     def relation(self) -> str:

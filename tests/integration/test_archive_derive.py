@@ -145,7 +145,7 @@ def test_what_today_s_decoder_made_is_left_as_it_is(conn: db.Connection, migrate
     assert same(events(migrated, chain), rows)
 
 
-@pytest.mark.parametrize("part_rows", [1_000_000, 50], ids=["whole", "in parts"])
+@pytest.mark.parametrize("part_rows", [500_000, 50], ids=["whole", "in parts"])
 def test_what_a_decoder_left_out_comes_back(
     conn: db.Connection, migrated: Settings, chain: str, part_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
