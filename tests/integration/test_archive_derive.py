@@ -7,6 +7,7 @@ import importlib
 import json
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -84,11 +85,17 @@ def market() -> list[tuple[str, Messages]]:
     return made
 
 
+def end(run: Run) -> None:
+    """The run ends; the search indexes have seen all that it brought, or nothing would be archived."""
+    run.conn.execute("DELETE FROM ops.search_outbox WHERE chain = %s", (run.chain,))
+    run.conn.close()
+
+
 def ingest(settings: Settings, chain: str) -> pl.DataFrame:
     """The market in the hot tables; returns its pool events."""
     run = Run(settings, chain)
     run.take(Topics(chain).produce(merge(messages for _, messages in market())))
-    run.conn.close()
+    end(run)
     return events(settings, chain)
 
 
@@ -117,6 +124,7 @@ def spoil(settings: Settings, conn: db.Connection, chain: str, *numbers: int) ->
         with conn.transaction():
             manifest.add(conn, [new], "spoilt")
             manifest.replace(conn, old)
+            manifest.count(conn, [new], old)
     purge(settings)
 
 
@@ -149,7 +157,7 @@ def test_what_today_s_decoder_made_is_left_as_it_is(conn: db.Connection, migrate
 def test_what_a_decoder_left_out_comes_back(
     conn: db.Connection, migrated: Settings, chain: str, part_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(derive_module, "PART_ROWS", part_rows)
+    monkeypatch.setattr(derive_module, "LOGS", replace(LOGS, part_rows=part_rows))
     rows = ingest(migrated, chain)
     cripple(conn, chain)
     pools = conn.execute("DELETE FROM chain.pools WHERE chain = %s RETURNING *", (chain,)).fetchall()
@@ -334,7 +342,7 @@ def test_detectors_say_of_the_archive_what_lanes_said_when_it_was_live(
     run.detector = Detector(chain, quotes)
     for messages in recorded():
         run.take(topics.produce(messages))
-    run.conn.close()
+    end(run)
     was = live(conn, chain)
     kinds = {(kind, severity) for kind, severity, *_ in was.values()}
     assert {("liquidity_withdrawal", "high"), ("reserve_drain", "high")} <= kinds
@@ -367,7 +375,7 @@ def test_what_happened_before_the_range_counts(conn: db.Connection, migrated: Se
     for name, did, later in names:
         parent = f"A{int(name[1:]) - 1}" if name != "A0" else "-"
         run.take(topics.produce(block(name, parent, [(pool.developer, did)], later)))
-    run.conn.close()
+    end(run)
     was = live(conn, chain)
     assert was
     archive(migrated, conn, chain)
