@@ -50,7 +50,7 @@ def run(stack: Stack) -> dict[str, object]:
             target=send_blocks, args=(settings, chain, RATE, SECONDS, 0, RATE, ours)
         )
         sender.start()
-        done = drain(settings, mine, Limits(idle_timeout_s=4, max_run_s=120), "bench")
+        done = drain(settings, mine, Limits(idle_timeout_s=10, max_run_s=120), "bench")
         sent: dict[str, float] = answer.recv()
         sender.join()
         published = listener.close()
