@@ -18,20 +18,25 @@ from tests import rows
 FIRST = date(2025, 3, 1)
 
 
+def at(day: float) -> datetime:
+    """A moment by days after the first one begins."""
+    return midnight(FIRST) + timedelta(days=day)
+
+
 def day_rows(rng: random.Random, table: Table, chain: str, day: int, count: int) -> pl.DataFrame:
     """Random rows, extremes among them, of the chain's day with this number; their keys are nobody else's, and nobody
     needs them."""
     made = rows.frame(rng, table, count)
     start = midnight(FIRST + timedelta(days=day))
     times = [start + timedelta(microseconds=rng.randrange(86_400_000_000)) for _ in range(count)]
-    at = pl.Series(times, dtype=pl.Datetime("us", "UTC"))
+    moment = pl.Series(times, dtype=pl.Datetime("us", "UTC"))
     values: dict[str, pl.Series | pl.Expr] = {
         "chain": pl.lit(chain),
-        "block_number": at.dt.epoch("s"),
+        "block_number": moment.dt.epoch("s"),
         "topic": pl.lit(f"{chain}.logs"),
-        "retracted_at": at,
+        "retracted_at": moment,
         "published_revision": pl.col("revision"),
-        table.time: at,
+        table.time: moment,
     }
     return made.with_columns(**{name: given for name, given in values.items() if name in table.columns})
 

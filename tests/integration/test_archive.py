@@ -20,33 +20,11 @@ from dash_pipeline.settings import Settings
 from dash_pipeline.storage import s3
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.history import collect, history
-from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.query import query
 from dash_pipeline.storage.tables import BLOCKS, TABLES, TOKEN_TRANSFERS, Table
 from tests.days import FIRST, assert_once, day_rows, hot, insert, set_tip
 
 Made = Callable[..., pl.DataFrame]
-
-
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
-
-
-@pytest.fixture
-def conn(migrated: Settings) -> Iterator[db.Connection]:
-    with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.archive_manifest, ops.archived_rows, ops.chains")
-        for table in ARCHIVED.values():
-            conn.execute(f"TRUNCATE {table.relation}")
-        yield conn
-
-
-@pytest.fixture
-def chain(unique: Callable[[str], str]) -> str:
-    """Objects lie by chain: a name of its own keeps tests apart in the one bucket."""
-    return unique("c")
 
 
 def at(day: int, hours: float = 0) -> datetime:

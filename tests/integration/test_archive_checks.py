@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pytest
 from dash_pipeline.archive import manifest
 from dash_pipeline.archive.check import Days, check, doubled, lost, missing_days
 from dash_pipeline.archive.manifest import midnight
-from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.archive.retain import retain
 from dash_pipeline.archive.rewrite import compact, rotate
 from dash_pipeline.settings import Settings
@@ -34,23 +32,6 @@ DAYS, HOT = 6, 2
 def migrated(database: Settings) -> Settings:
     upgrade(database)
     return database.model_copy(update={"retention_days": HOT})
-
-
-@pytest.fixture
-def conn(migrated: Settings) -> Iterator[db.Connection]:
-    with db.connect(migrated) as conn:
-        conn.execute(
-            "TRUNCATE ops.archive_manifest, ops.archived_rows, ops.chains, ops.block_tree, ops.dead_letters,"
-            " ops.search_outbox, rollup.wallet_blocks"
-        )
-        for table in ARCHIVED.values():
-            conn.execute(f"TRUNCATE {table.relation}")
-        yield conn
-
-
-@pytest.fixture
-def chain(unique: Callable[[str], str]) -> str:
-    return unique("c")
 
 
 def day(number: int) -> date:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,6 @@ from dash_pipeline.alerts.show import alerts
 from dash_pipeline.archive import export, manifest
 from dash_pipeline.archive.check import check, doubled
 from dash_pipeline.archive.manifest import midnight
-from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.archive.retain import all_due, retain
 from dash_pipeline.archive.rewrite import compact, rotate
 from dash_pipeline.errors import Unavailable
@@ -26,39 +25,14 @@ from dash_pipeline.storage import alerts as store
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.anomalies import TOUCHED, read_anomalies, write_anomalies
 from dash_pipeline.storage.history import bounds, collect, history, possible
-from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.predictions import Prediction, write_predictions
 from dash_pipeline.storage.query import query
 from dash_pipeline.storage.tables import ANOMALIES, DEAD_LETTERS, HISTORIES, PREDICTIONS, Table
-from tests.days import FIRST, assert_once, day_rows, hot, insert, set_tip
+from tests.days import FIRST, assert_once, at, day_rows, hot, insert, set_tip
 
 NOON = midnight(FIRST) + timedelta(hours=12)
 TABLES = (ANOMALIES, PREDICTIONS, DEAD_LETTERS)
 POLICY = Policy(routes={"ops": "http://127.0.0.1:9/"})
-
-
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
-
-
-@pytest.fixture
-def conn(migrated: Settings) -> Iterator[db.Connection]:
-    with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.archive_manifest, ops.chains, intel.alerts, intel.deliveries")
-        for table in ARCHIVED.values():
-            conn.execute(f"TRUNCATE {table.relation}")
-        yield conn
-
-
-@pytest.fixture
-def chain(unique: Callable[[str], str]) -> str:
-    return unique("c")
-
-
-def at(day: float) -> datetime:
-    return midnight(FIRST) + timedelta(days=day)
 
 
 def find(conn: db.Connection, chain: str, name: str, pool: str = "pool") -> bytes:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -37,7 +37,6 @@ from dash_pipeline.storage import s3
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.encryption import keyring
 from dash_pipeline.storage.history import collect, history
-from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.tables import LOGS, POOL_EVENTS, POOLS
 from dash_pipeline.topics import TYPES
 from tests.chain import START, Messages, Topics, address, merge
@@ -48,26 +47,6 @@ from tests.run import Run
 
 FIRST = datetime.fromtimestamp(START, UTC).date()
 DAYS, BLOCKS = 3, 40
-
-
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
-
-
-@pytest.fixture
-def conn(migrated: Settings) -> Iterator[db.Connection]:
-    with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.archive_manifest, ops.archived_rows, ops.chains, ops.block_tree, chain.pools")
-        for table in ARCHIVED.values():
-            conn.execute(f"TRUNCATE {table.relation}")
-        yield conn
-
-
-@pytest.fixture
-def chain(unique: Callable[[str], str]) -> str:
-    return unique("c")
 
 
 def day(number: int) -> date:

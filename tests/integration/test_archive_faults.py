@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 
 import polars as pl
@@ -16,28 +16,9 @@ from dash_pipeline.errors import DashError
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.history import collect, history
-from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.tables import TOKEN_TRANSFERS
 from tests.days import FIRST, assert_once, day_rows, hot, insert, set_tip
 from tests.faults import Fault, faulty
-
-
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
-
-
-@pytest.fixture
-def conn(migrated: Settings) -> Iterator[db.Connection]:
-    with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.archive_manifest, ops.archived_rows, ops.chains, chain.token_transfers")
-        yield conn
-
-
-@pytest.fixture
-def chain(unique: Callable[[str], str]) -> str:
-    return unique("c")
 
 
 @pytest.fixture

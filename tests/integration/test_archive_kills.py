@@ -6,17 +6,14 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
 
 import polars as pl
 import pytest
 
 from dash_pipeline.archive import manifest
 from dash_pipeline.archive.check import check
-from dash_pipeline.archive.manifest import midnight
-from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.archive.retain import retain
 from dash_pipeline.archive.rewrite import compact, rotate
 from dash_pipeline.errors import DashError
@@ -25,9 +22,8 @@ from dash_pipeline.storage import s3
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.encryption import keyring
 from dash_pipeline.storage.history import collect, history
-from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.tables import ANOMALIES, LOGS, TOKEN_TRANSFERS, Table
-from tests.days import FIRST, assert_once, day_rows, hot, insert, set_tip
+from tests.days import assert_once, at, day_rows, hot, insert, set_tip
 from tests.killed import go, start
 
 # What a killed process is at.
@@ -35,30 +31,6 @@ WORK = """
 print(retain(settings, "run"), flush=True)
 print(compact(settings, "run"), flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
-
-
-@pytest.fixture
-def conn(migrated: Settings) -> Iterator[db.Connection]:
-    with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.archive_manifest, ops.archived_rows, ops.chains")
-        for table in ARCHIVED.values():
-            conn.execute(f"TRUNCATE {table.relation}")
-        yield conn
-
-
-@pytest.fixture
-def chain(unique: Callable[[str], str]) -> str:
-    return unique("c")
-
-
-def at(day: float) -> datetime:
-    return midnight(FIRST) + timedelta(days=day)
 
 
 def orphans(settings: Settings, conn: db.Connection, chain: str) -> set[str]:
