@@ -40,6 +40,7 @@ else
 fi
 
 say "installing the locked requirements"
-"$uv" pip install --python .venv/bin/python --require-hashes -r requirements.lock
+# Compiled once, here: Dagster starts processes all the time, and where Python may not write bytecode each would compile it.
+"$uv" pip install --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.lock
 "$uv" pip install --quiet --python .venv/bin/python --no-deps --editable .
 echo "$inputs" > "$stamp"
