@@ -106,8 +106,11 @@ def node(browser: webdriver.Chrome, group: str) -> int:
 
 
 def test_a_table_of_the_chain_was_materialised(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
+    browser.set_window_size(3000, 2600)  # room for every node of the group
     browser.get(f"{ui}/locations/ingestion/asset-groups/{CHAIN}/lineage")
     see(browser, "blocks")
+    browser.set_window_size(*WINDOW)
+    browser.get(f"{ui}/locations/ingestion/asset-groups/{CHAIN}/lineage")
     see(browser, "Materialized")
     keep("tables")
 
