@@ -44,6 +44,8 @@ REPOSITORY = "dash-backups"
 _BLOBS, _MANIFESTS = "backups/search/repository", "backups/search/manifests/"
 _NAME = re.compile(r"dash-\d{8}t\d{9}z")
 _KINDS = (*INDEXES, ALERTS_INDEX)
+# Not index by index: the names of many chains' are longer than a request's line may be.
+_ALL, _IF_THERE = ",".join(_KINDS), {"ignore_unavailable": "true"}
 _DRILL = "drill-"
 # How often a snapshot is taken again because an index was written to in the moment it was taken.
 _TRIES = 3
@@ -253,7 +255,7 @@ def _try(settings: Settings, opensearch: OpenSearch, conn: Connection, repositor
                 waiting.enter_context(held(conn, chain, wait=True))
             began = time.monotonic()
             before = _sequence(opensearch, names)
-            opensearch.indices.refresh(index=",".join(names))
+            opensearch.indices.refresh(index=_ALL, params=_IF_THERE)
             for index in names:
                 scrolls[index] = _scroll(opensearch, index)
             body = {"indices": ",".join(names), "include_global_state": False, "metadata": {"by": "dash-pipeline"}}
@@ -291,15 +293,15 @@ def _chains(indexes: Mapping[str, Mapping[str, object]]) -> list[str]:
 
 def _sequence(opensearch: OpenSearch, names: Sequence[str]) -> dict[str, dict[str, int]]:
     """The sequence number of the last operation on each shard of each index."""
-    found = opensearch.indices.stats(index=",".join(names), metric="docs", params={"level": "shards"})["indices"]
+    found = opensearch.indices.stats(index=_ALL, metric="docs", params={"level": "shards", **_IF_THERE})["indices"]
     return {
         name: {
             shard: copy["seq_no"]["max_seq_no"]
-            for shard, copies in about["shards"].items()
+            for shard, copies in found.get(name, {"shards": {}})["shards"].items()
             for copy in copies
             if copy["routing"]["primary"]
         }
-        for name, about in found.items()
+        for name in names
     }
 
 

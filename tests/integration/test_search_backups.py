@@ -109,6 +109,19 @@ def test_what_was_recorded_comes_back(mine: Settings, opensearch: OpenSearch, ch
     assert not opensearch.indices.exists_alias(name=f"transactions-{chain}"), "a drill restores beside what is in use"
 
 
+def test_of_many_chains(mine: Settings, opensearch: OpenSearch, chain: str, unique: Callable[[str], str]) -> None:
+    """Their names together are longer than a request's line may be (4 KiB)."""
+    chains = [f"{unique('many')}{'x' * 60}" for _ in range(15)]
+    search.ensure(mine, chains)
+    try:
+        taken = backups.snapshot(mine)
+        assert sum(len(one.name) for one in taken.indexes) > 4096
+        assert all(one.digest for one in taken.indexes)
+    finally:
+        for name in chains:
+            search.delete(opensearch, name)
+
+
 def test_every_part_of_a_document_counts(mine: Settings, opensearch: OpenSearch, chain: str) -> None:
     before = named(backups.snapshot(mine), chain)[f"token-performance-{chain}-000001"]
     write(opensearch, f"token-performance-{chain}", range(1), 2)
