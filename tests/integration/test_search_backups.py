@@ -34,6 +34,9 @@ from tests.faults import faulty
 @pytest.fixture(scope="module")
 def migrated(database: Settings) -> Settings:
     upgrade(database)
+    # What other files of tests have left is not in the way.
+    opensearch = search.client(database)
+    backups._drop(opensearch, backups._indexes(opensearch))
     return database
 
 
