@@ -42,12 +42,16 @@ ARCHIVED: dict[str, Table] = {name: HISTORIES[name] for name in _SORTED_BY}
 _ROW_GROUP = 32_768
 
 
-def encode(frame: pl.DataFrame, table: Table) -> bytes:
-    """The rows (the table's schema) as a Parquet file."""
+def arranged(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """The rows (the table's schema) in the order in which a file has them."""
+    return frame.select(*table.columns).sort(*_SORTED_BY[table.name], *table.key, nulls_last=True)
+
+
+def encode(rows: pl.DataFrame) -> bytes:
+    """Arranged rows as a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = frame.select(*table.columns).sort(*_SORTED_BY[table.name], *table.key, nulls_last=True)
     arrow = rows.to_arrow()
     schema = pa.schema(
         [pa.field(name, _arrow_type(rows[name], arrow.schema.field(name).type)) for name in rows.columns]
@@ -58,10 +62,18 @@ def encode(frame: pl.DataFrame, table: Table) -> bytes:
         out,
         compression="zstd",
         row_group_size=_ROW_GROUP,
+        use_dictionary=_repeating(rows),
         write_page_index=True,
         store_schema=False,
     )
     return out.getvalue()
+
+
+def _repeating(rows: pl.DataFrame) -> list[str]:
+    """The columns that a dictionary makes smaller; of the others one would be made, and thrown away."""
+    sample = rows.head(_ROW_GROUP)
+    plain = [name for name, dtype in sample.schema.items() if not dtype.is_nested()]
+    return [name for name in plain if 2 * sample[name].n_unique() <= sample.height]
 
 
 def _arrow_type(values: pl.Series, plain: Any) -> Any:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import polars as pl
 import pytest
 
-from dash_pipeline.archive.parquet import ARCHIVED, content_hash, decode, encode
+from dash_pipeline.archive.parquet import ARCHIVED, arranged, content_hash, decode, encode
 from dash_pipeline.storage.tables import LOGS, TOKEN_TRANSFERS, Table
 from tests import rows
 
@@ -20,7 +20,7 @@ TABLES = list(ARCHIVED.values())
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_every_value_comes_back(table: Table, null: bool | None) -> None:
     made = rows.frame(random.Random(5), table, 300, null=null)
-    back = decode(encode(made, table), table)
+    back = decode(encode(arranged(made, table)), table)
     assert back.schema == made.schema
     assert back.sort(*table.key).equals(made.sort(*table.key), null_equal=True)
     assert content_hash(back, table) == content_hash(made, table)
@@ -55,7 +55,7 @@ def test_null_is_not_empty() -> None:
     null = made.with_columns(topic1=pl.lit(None, dtype=pl.Binary))
     empty = made.with_columns(topic1=pl.lit(b"", dtype=pl.Binary))
     assert content_hash(null, LOGS) != content_hash(empty, LOGS)
-    assert decode(encode(empty, LOGS), LOGS)["topic1"].null_count() == 0
+    assert decode(encode(arranged(empty, LOGS)), LOGS)["topic1"].null_count() == 0
 
 
 def test_hashes_and_addresses_are_of_fixed_size_and_rows_lie_by_token() -> None:
@@ -64,7 +64,7 @@ def test_hashes_and_addresses_are_of_fixed_size_and_rows_lie_by_token() -> None:
     made = rows.frame(random.Random(10), TOKEN_TRANSFERS, 70_000, null=True).with_columns(
         token_address=pl.Series([bytes([n % 251]) * 20 for n in range(70_000)])
     )
-    file = pq.ParquetFile(io.BytesIO(encode(made, TOKEN_TRANSFERS)))
+    file = pq.ParquetFile(io.BytesIO(encode(arranged(made, TOKEN_TRANSFERS))))
     assert [file.schema_arrow.field(name).type.byte_width for name in ("block_hash", "token_address")] == [32, 20]
     column = file.schema_arrow.get_field_index("token_address")
     spans = [file.metadata.row_group(n).column(column).statistics for n in range(file.num_row_groups)]
