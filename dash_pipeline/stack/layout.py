@@ -49,9 +49,10 @@ PORTS = {
 
 @dataclass(frozen=True)
 class Ports:
-    """The port table moved by an offset."""
+    """The port table moved by an offset, at one address of this machine."""
 
     offset: int = 0
+    host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         if not (min(PORTS.values()) + self.offset > 1023 and max(PORTS.values()) + self.offset < 65536):
@@ -59,6 +60,10 @@ class Ports:
 
     def __getitem__(self, name: str) -> int:
         return PORTS[name] + self.offset
+
+    def at(self, name: str) -> str:
+        """host:port of a server."""
+        return f"{self.host}:{self[name]}"
 
 
 @dataclass(frozen=True)

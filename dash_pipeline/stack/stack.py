@@ -57,16 +57,19 @@ class Stack:
     def at(cls, home: Path | None = None, port_offset: int | None = None, opt: Path | None = None) -> Stack:
         """The stack in `home` (else $DASH_STACK_DIR, else `.stack`).
 
-        The offset is, in this order: the argument, $DASH_PORT_OFFSET, what the stack used before, 0.
+        The offset is, in this order: the argument, $DASH_PORT_OFFSET, what the stack used before, 0. The address that
+        servers listen at: $DASH_STACK_HOST, what the stack used before, 127.0.0.1.
         """
         layout = Layout.at(home, opt)
+        before = read_env(layout)
+        host = os.environ.get("DASH_STACK_HOST") or before.get("DASH_STACK_HOST") or Ports.host
         chosen: int | str = (
             port_offset
             if port_offset is not None
-            else os.environ.get("DASH_PORT_OFFSET") or read_env(layout).get("DASH_PORT_OFFSET") or 0
+            else os.environ.get("DASH_PORT_OFFSET") or before.get("DASH_PORT_OFFSET") or 0
         )
         try:
-            return cls(layout, Ports(int(chosen)))
+            return cls(layout, Ports(int(chosen), host))
         except ValueError:
             raise DashError(f"DASH_PORT_OFFSET={chosen} is not a number") from None
 
@@ -316,7 +319,7 @@ class Stack:
         )
         for name in names:
             for port in SERVERS[name].ports if name not in running else ():
-                if _taken(self.ports[port]):
+                if _taken(self.ports.host, self.ports[port]):
                     raise DashError(
                         f"port {self.ports[port]} (for {port}) is taken by another program: end it, or set "
                         f"DASH_PORT_OFFSET (now {self.ports.offset}), which is added to every port"
@@ -334,12 +337,12 @@ class Stack:
             yield
 
 
-def _taken(port: int) -> bool:
+def _taken(host: str, port: int) -> bool:
     with socket.socket() as probe:
         # As servers do: a port in TIME_WAIT after the last stop is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from dash_pipeline.errors import DashError
+from dash_pipeline.stack import Stack
 from dash_pipeline.stack.layout import PORTS, Layout, Ports
+from dash_pipeline.stack.secrets import environment, kept_secrets, write_env
 
 # The kernel's limit for a UNIX socket, less what PostgreSQL and supervisord put behind the folder.
 LONGEST = 108 - len("/pg/.s.PGSQL.15432.lock") - 1
@@ -25,6 +27,20 @@ def test_stacks_whose_offsets_are_different_thousands_share_no_port() -> None:
 def test_an_offset_that_leaves_the_range_of_ports_is_refused(offset: int) -> None:
     with pytest.raises(DashError, match=f"DASH_PORT_OFFSET={offset}"):
         Ports(offset)
+
+
+def test_a_stack_keeps_the_address_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASH_STACK_HOST", "10.1.2.3")
+    (tmp_path / "env").write_text("")
+    first = Stack.at(tmp_path)
+    write_env(first.layout, environment(first.layout, first.ports, kept_secrets(first.layout)))
+    monkeypatch.delenv("DASH_STACK_HOST")
+
+    found = Stack.at(tmp_path)
+
+    assert found.ports.host == "10.1.2.3"
+    assert found.settings().kafka_bootstrap == "10.1.2.3:19092"
+    assert "127.0.0.1" not in found.layout.env.read_text()
 
 
 def test_a_short_folder_holds_its_own_sockets(tmp_path: Path) -> None:

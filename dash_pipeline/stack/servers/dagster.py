@@ -64,7 +64,7 @@ class CodeServer(Server):
     def prepare(self, place: Place, say: Say) -> Program:
         """A location that does not load is served all the same: the UI then shows why."""
         make_instance(place)
-        address = ["--host", "127.0.0.1", "--port", str(place.ports[self.name])]
+        address = ["--host", place.ports.host, "--port", str(place.ports[self.name])]
         module = [
             "--module-name",
             f"dash_pipeline.locations.{self.location}",
@@ -76,7 +76,7 @@ class CodeServer(Server):
 
     def probe(self, place: Place, since: float) -> None:
         """gRPC's own health check."""
-        target = f"127.0.0.1:{place.ports[self.name]}"
+        target = place.ports.at(self.name)
         with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
             request = health_pb2.HealthCheckRequest(service="DagsterApi")
             try:
@@ -85,8 +85,8 @@ class CodeServer(Server):
                 raise NotReadyError(str(error.code())) from error
 
     def address(self, place: Place, *, secrets: bool = False) -> str:
-        """gRPC address; Dagster's protocol knows no password, so loopback is its only protection."""
-        return f"grpc://127.0.0.1:{place.ports[self.name]}"
+        """gRPC address; Dagster's protocol knows no password, so who reaches the stack's address is let in."""
+        return f"grpc://{place.ports.at(self.name)}"
 
 
 class Webserver(Server):
@@ -103,7 +103,7 @@ class Webserver(Server):
     def prepare(self, place: Place, say: Say) -> Program:
         """Reads the code locations from the repository's workspace.yaml."""
         make_instance(place)
-        address = ["--host", "127.0.0.1", "--port", str(place.ports[self.name])]
+        address = ["--host", place.ports.host, "--port", str(place.ports[self.name])]
         command = [
             *_dagster("dagster-webserver"),
             *address,

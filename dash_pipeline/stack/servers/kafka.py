@@ -40,6 +40,7 @@ class Kafka(Server):
             conf / "server.properties",
             {
                 "data": place.data(self.name),
+                "host": place.ports.host,
                 "kafka_port": place.ports["kafka"],
                 "kafka_controller_port": place.ports["kafka controller"],
                 "broker_password": place.secrets.kafka_broker,

@@ -39,6 +39,7 @@ class OpenSearch(Server):
             {
                 "data": data,
                 "logs": place.layout.logs / "opensearch",
+                "host": place.ports.host,
                 "opensearch_port": place.ports["opensearch"],
                 "opensearch_transport_port": place.ports["opensearch transport"],
             },

@@ -35,7 +35,7 @@ class S3(Server):
         data.mkdir(parents=True, exist_ok=True)
         ports = {f"{port.removeprefix('s3 ').upper()}_PORT": str(place.ports[port]) for port in _PORTS}
         grpc = {f"{port.removeprefix('s3 ').upper()}_GRPC_PORT": str(place.ports[f"{port} grpc"]) for port in _PORTS}
-        environment = {"WEED": str(weed), "DATA": str(data), **ports, **grpc}
+        environment = {"WEED": str(weed), "DATA": str(data), "HOST": place.ports.host, **ports, **grpc}
         return Program(self.name, ["/bin/sh", start_script(self.name)], environment)
 
     def probe(self, place: Place, since: float) -> None:

@@ -42,6 +42,7 @@ class Timescale(Server):
             "data": data,
             "conf": conf,
             "sockets": sockets,
+            "host": place.ports.host,
             "timescale_port": place.ports["timescale"],
             "shared_buffers": "512MB",
             "archive_timeout": f"{place.settings.archive_timeout_s}s",
@@ -89,7 +90,7 @@ class Timescale(Server):
     def address(self, place: Place, *, secrets: bool = False) -> str:
         """DSN of the platform's database."""
         password = f":{place.secrets.timescale}" if secrets else ""
-        return f"postgresql://dash{password}@127.0.0.1:{place.ports['timescale']}/dash"
+        return f"postgresql://dash{password}@{place.ports.at('timescale')}/dash"
 
     def _binaries(self, place: Place, say: Say) -> Path:
         found = programs(place.layout)
