@@ -1,0 +1,129 @@
+"""The platform on a cluster: the local one, its servers beside it, the chart installed.
+
+Belongs here: what every test of this folder stands on. Does not belong here: the cluster's programs (`cluster.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dash_pipeline import topics
+from dash_pipeline.stack import Stack
+from tests.kubernetes import image as images
+from tests.kubernetes.cluster import NAMESPACE as NETWORK
+from tests.kubernetes.cluster import NODE, Cluster, alone, cache, program, why_not
+from tests.kubernetes.release import Release
+
+ROOT = Path(__file__).parents[2]
+#: Partitions of each topic of the chain that tests feed.
+PARTITIONS = 8
+CHAIN = "anvil_live"
+_STORES = ("kafka", "timescale", "opensearch", "s3")
+_MACHINE = "10.245.0.1/32"
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    """The program helm."""
+    try:
+        return program("helm")
+    except Exception as error:  # no Go, or no way to its modules
+        pytest.skip(f"NOT RUN: the chart is rendered by helm, which is not here and cannot be built: {error}")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The local cluster."""
+    if reason := why_not():
+        warnings.warn(f"the tests on a cluster are NOT RUN: {reason}", stacklevel=1)
+        pytest.skip(f"NOT RUN: {reason}")
+    with alone():
+        cluster = Cluster(ROOT / ".stack" / "kubernetes")
+        try:
+            cluster.up()
+            yield cluster
+        finally:
+            if os.environ.get("DASH_TEST_KEEP") != "1":
+                cluster.down()
+
+
+@pytest.fixture(scope="session")
+def stores(cluster: Cluster) -> Iterator[Stack]:
+    """Kafka, TimescaleDB, OpenSearch and S3 in the cluster's network, beside its pods."""
+    home, opt = ROOT / ".stack" / "kubernetes-stores", Path(os.environ.get("DASH_OPT_DIR") or ROOT / ".stack" / "opt")
+    environment = {**os.environ, "DASH_STACK_DIR": str(home), "DASH_OPT_DIR": str(opt), "DASH_STACK_HOST": NODE}
+    environment.pop("DASH_PORT_OFFSET", None)
+    inside = ["nsenter", f"--net=/run/netns/{NETWORK}", "--", sys.executable, "-c"]
+    stack = Stack.at(home, opt=opt)
+    stack.reset(everything=True)
+    try:
+        # Their content is for the release to make.
+        up = f"from dash_pipeline.stack import Stack; Stack.at().up({_STORES}, content=False)"
+        subprocess.run([*inside, up], env=environment, check=True)
+        stack = Stack.at(home, opt=opt)
+        topics.ensure(stack.settings(), [CHAIN], partitions=PARTITIONS)
+        yield stack
+    finally:
+        stack.down()
+
+
+@pytest.fixture(scope="session")
+def image(cluster: Cluster) -> str:
+    """The project's image on the node; its name."""
+    file = cache() / "image.tar"
+    images.build(file)
+    cluster.load(file)
+    return images.NAME
+
+
+@pytest.fixture(scope="session")
+def release(cluster: Cluster, stores: Stack, image: str, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The chart, installed; everything it starts is ready."""
+    release = Release(cluster, "dash", stores, tmp_path_factory.mktemp("release"))
+    release.install(values(stores, image))
+    return release
+
+
+def values(stores: Stack, image: str) -> dict[str, Any]:
+    """The chart's values for this cluster and these servers."""
+    settings = stores.settings()
+    name, _, tag = image.rpartition(":")
+    here, ports = [{"ipBlock": {"cidr": f"{NODE}/32"}}], [stores.ports[store] for store in _STORES]
+    plain = (
+        "kafka_bootstrap", "kafka_security_protocol", "kafka_sasl_mechanism", "kafka_username", "opensearch_url",
+        "opensearch_username", "s3_endpoint", "s3_region", "s3_bucket", "s3_access_key",
+    )  # fmt: skip
+    secret = ("kafka_password", "timescale_dsn", "backup_dsn", "opensearch_password", "s3_secret_key", "alert_secret")
+    secrets = {f"DASH_{name.upper()}": getattr(settings, name).get_secret_value() for name in secret}
+    secrets |= {
+        "DASH_ENCRYPTION_KEYS": json.dumps(settings.encryption_keys),
+        "DAGSTER_PG_PASSWORD": stores.place.secrets.timescale_dagster,
+        "AWS_ACCESS_KEY_ID": str(settings.s3_access_key),
+        "AWS_SECRET_ACCESS_KEY": secrets["DASH_S3_SECRET_KEY"],
+    }
+    return {
+        "image": {"repository": name, "tag": tag, "pullPolicy": "Never"},
+        "settings": {
+            **{name: getattr(settings, name) for name in plain},
+            "max_lanes": 4,
+            "lag_per_lane": 1_000,
+            "idle_timeout_s": 10,
+        },
+        "secrets": secrets,
+        "dagster": {"postgres": {"host": NODE, "port": stores.ports["timescale"]}},
+        "networkPolicy": {
+            "dns": here,
+            "api": {"to": here},
+            "data": [{"to": here, "ports": ports}],
+            "ui": [{"ipBlock": {"cidr": _MACHINE}}],
+        },
+    }
