@@ -3,10 +3,10 @@
 PY := .venv/bin/python
 DASH := .venv/bin/dash-pipeline
 
-.PHONY: help venv demo down test bench market lint lock
+.PHONY: help venv demo down test test-kubernetes bench market lint lock
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 venv: ## make .venv with the locked requirements and this project
 	@deployments/local/venv.sh
@@ -17,9 +17,12 @@ demo: venv ## start everything, feed a recorded market through it, and show what
 down: venv ## stop every process that demo started
 	$(DASH) down
 
-test: venv ## all tests: unit, integration on real servers, end to end
+test: venv ## all tests: unit, integration on real servers, end to end, on a cluster
 	@deployments/local/browser.sh
-	$(PY) -m pytest tests/unit tests/integration tests/e2e
+	$(PY) -m pytest tests/unit tests/integration tests/e2e tests/kubernetes
+
+test-kubernetes: venv ## those on a Kubernetes of one node, which takes root; what it is made of is built once
+	$(PY) -m pytest tests/kubernetes
 
 bench: venv ## every figure of the README
 	$(PY) -m benchmarks

@@ -96,17 +96,22 @@ def demo(stack: Stack, progress: Progress, say: Callable[[str], None], timeout_s
         return _outcome(stack, settings, conn, report)
 
 
+def forget(settings: Settings, conn: psycopg.Connection[Any], chain: str) -> None:
+    """Delete everything stored of a local chain, so that it can begin anew."""
+    forget_alerts(conn, chain)
+    forget_chain(conn, chain)
+    alerts_index.forget(client(settings), chain)
+    with opensearch_errors():
+        indexes.delete(client(settings), chain)
+    indexes.ensure(settings, [chain])
+
+
 def live_demo(stack: Stack, say: Callable[[str], None]) -> LiveReport:
     """Mine a market, a block a second, and stream it through the platform until it is over or SIGINT comes."""
     settings = stack.settings()
     with connect(settings) as conn:
         # Every live market is a chain of its own that begins at block 0 under the same name.
-        forget_alerts(conn, LIVE_CHAIN)
-        forget_chain(conn, LIVE_CHAIN)
-        alerts_index.forget(client(settings), LIVE_CHAIN)
-        with opensearch_errors():
-            indexes.delete(client(settings), LIVE_CHAIN)
-        indexes.ensure(settings, [LIVE_CHAIN])
+        forget(settings, conn, LIVE_CHAIN)
 
         def tell(followed: Followed) -> None:
             stored = _count(conn, "chain.blocks WHERE chain = %s", LIVE_CHAIN)

@@ -19,21 +19,20 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from opensearchpy import helpers
 
 from dash_pipeline import demo, topics
 from dash_pipeline.feed import files
 from dash_pipeline.feed.replay import silent
-from dash_pipeline.feed.wait import end_offsets, missing
 from dash_pipeline.kafka import confluent_options
 from dash_pipeline.market import RECORDED
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack, processes
-from dash_pipeline.storage import alerts, anomalies, timescale
+from dash_pipeline.storage import timescale
 from dash_pipeline.storage.search.alerts import find_alerts
 from dash_pipeline.storage.search.bulk import client
-from dash_pipeline.topics import TYPES, topic_name
+from dash_pipeline.topics import topic_name
 from tests.webhooks import Receiver
+from tests.whole import check, settle
 
 KILLS = 21
 KILL_FOR_S = 400
@@ -43,7 +42,6 @@ RUNS = {"lane": "code-ingestion", "engine": "code-intelligence"}
 SERVERS = ("kafka", "timescale", "opensearch", "s3", "daemon")
 TARGETS = (*RUNS, *SERVERS)
 BETWEEN_S = (1.0, 5.0)
-SETTLE_S = 420
 
 
 def runs(stack: Stack, code_server: str) -> list[int]:
@@ -147,57 +145,10 @@ def test_nothing_is_lost_or_doubled(platform: Stack, receiver: Receiver, seed: i
     for target in SERVERS:
         platform.wait_ready(target, 120)
     print(f"seed {seed}: {killed.total()} kills: {dict(killed)}")
-    settle(settings)
-    check(settings, feed.sent)
+    settle(settings, CHAIN)
+    check(settings, CHAIN, feed.sent)
     check_alerts(settings, receiver)
     assert killed.total() >= KILLS
-
-
-def settle(settings: Settings) -> None:
-    """Wait until all is committed and indexed."""
-    deadline = time.monotonic() + SETTLE_S
-    targets = end_offsets(settings, [topic_name(CHAIN, type_) for type_ in TYPES])
-    while True:
-        with timescale.connect(settings) as conn:
-            behind = missing(targets, timescale.committed_offsets(conn))
-            waits = alerts.waiting(conn)
-            unread = missing(end_offsets(settings, [topics.ANOMALIES]), timescale.committed_offsets(conn))
-            unpublished = anomalies.unpublished(conn)
-            if not (behind or unread or any(waits) or CHAIN in unpublished or CHAIN in timescale.unindexed(conn)):
-                return
-        assert time.monotonic() < deadline, f"behind: {dict(behind)}, {unread}, {waits}"
-        time.sleep(1)
-
-
-def check(settings: Settings, sent: Counter[str]) -> None:
-    """Rows equal messages, no key twice, no dead letters; the index holds every transaction with all its logs."""
-    with timescale.connect(settings) as conn:
-
-        def count(what: str, table: str) -> int:
-            row = conn.execute(f"SELECT count({what}) FROM chain.{table} WHERE chain = %s", (CHAIN,)).fetchone()
-            return int(row[0]) if row else 0
-
-        keys = {
-            "blocks": "block_hash", "transactions": "tx_hash", "logs": "(block_hash, log_index)",
-            "token_transfers": "(block_hash, log_index)", "traces": "(block_hash, trace_id)", "contracts": "address",
-        }  # fmt: skip
-        rows = {table: count("*", table) for table in keys}
-        assert rows == {TYPES[type_]: n for type_, n in sent.items()}
-        assert {table: count(f"DISTINCT {key}", table) for table, key in keys.items()} == rows
-        assert conn.execute(
-            "SELECT count(*) FROM ops.dead_letters WHERE topic LIKE %s", (f"{CHAIN}.%",)
-        ).fetchone() == (0,)
-        logs = dict(
-            conn.execute(
-                "SELECT '0x' || encode(tx_hash, 'hex'), count(*) FROM chain.logs WHERE chain = %s GROUP BY 1", (CHAIN,)
-            ).fetchall()
-        )
-    opensearch = client(settings)
-    opensearch.indices.refresh(index="transactions")
-    query = {"query": {"term": {"chain": CHAIN}}, "_source": ["tx_hash", "logs.log_index"]}
-    documents = [hit["_source"] for hit in helpers.scan(opensearch, query, index="transactions")]
-    assert len(documents) == rows["transactions"]
-    assert {one["tx_hash"]: len(one["logs"]) for one in documents if one.get("logs")} == logs
 
 
 def check_alerts(settings: Settings, receiver: Receiver) -> None:

@@ -100,15 +100,14 @@ def values(stores: Stack, image: str) -> dict[str, Any]:
     here, ports = [{"ipBlock": {"cidr": f"{NODE}/32"}}], [stores.ports[store] for store in _STORES]
     plain = (
         "kafka_bootstrap", "kafka_security_protocol", "kafka_sasl_mechanism", "kafka_username", "opensearch_url",
-        "opensearch_username", "s3_endpoint", "s3_region", "s3_bucket", "s3_access_key",
+        "opensearch_username", "s3_endpoint", "s3_region", "s3_bucket",
     )  # fmt: skip
     secret = ("kafka_password", "timescale_dsn", "backup_dsn", "opensearch_password", "s3_secret_key", "alert_secret")
     secrets = {f"DASH_{name.upper()}": getattr(settings, name).get_secret_value() for name in secret}
     secrets |= {
         "DASH_ENCRYPTION_KEYS": json.dumps(settings.encryption_keys),
+        "DASH_S3_ACCESS_KEY": str(settings.s3_access_key),
         "DAGSTER_PG_PASSWORD": stores.place.secrets.timescale_dagster,
-        "AWS_ACCESS_KEY_ID": str(settings.s3_access_key),
-        "AWS_SECRET_ACCESS_KEY": secrets["DASH_S3_SECRET_KEY"],
     }
     return {
         "image": {"repository": name, "tag": tag, "pullPolicy": "Never"},
@@ -118,6 +117,7 @@ def values(stores: Stack, image: str) -> dict[str, Any]:
             "lag_per_lane": 1_000,
             "idle_timeout_s": 10,
         },
+        "runs": {"startTimeoutSeconds": 45},
         "secrets": secrets,
         "dagster": {"postgres": {"host": NODE, "port": stores.ports["timescale"]}},
         "networkPolicy": {

@@ -14,13 +14,17 @@ from typing import Any
 
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.servers.base import http_json
+from dash_pipeline.storage import s3
 from tests.kubernetes.cluster import Cluster
 
 CHART = Path(__file__).parents[2] / "deployments" / "kubernetes" / "chart"
-NAME = "dash"
+NAME = "dash-pipeline"
 
 _RUNS = """query($filter: RunsFilter, $limit: Int) { runsOrError(filter: $filter, limit: $limit) { ... on Runs {
   results { runId status jobName creationTime startTime endTime tags { key value } } } } }"""
+_LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
+  ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  ... on RunConfigValidationInvalid { errors { message } } } }"""
 _FAILURE = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events {
   ... on MessageEvent { message eventType } } } } }"""
 
@@ -63,7 +67,7 @@ class Release:
     @property
     def url(self) -> str:
         """The webserver's Service."""
-        service = self.get("service", f"{NAME}-dash-pipeline-webserver")
+        service = self.get("service", f"{NAME}-webserver")
         return f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
 
     def graphql(self, query: str, **variables: object) -> Any:
@@ -87,6 +91,34 @@ class Release:
         """All messages of a run's event log."""
         events = self.graphql(_FAILURE, id=run_id)["logsForRun"]["events"]
         return "\n".join(event.get("message") or "" for event in events)
+
+    def launch(self, job: str, location: str, tags: dict[str, str] | None = None) -> str:
+        """Start a run as a person does in the UI; its id."""
+        selector = {
+            "pipelineName": job,
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+        }
+        listed = [{"key": key, "value": value} for key, value in (tags or {}).items()]
+        asked = {"selector": selector, "runConfigData": {}, "mode": "default", "executionMetadata": {"tags": listed}}
+        answer = self.graphql(_LAUNCH, params=asked)["launchRun"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return str(answer["run"]["runId"])
+
+    def ready(self, component: str, replicas: int = 1) -> bool:
+        """Whether so many pods of a component are ready."""
+        statuses = [pod["status"] for pod in self.pods(f"app.kubernetes.io/component={component}")]
+        conditions = [{one["type"]: one["status"] for one in status.get("conditions", [])} for status in statuses]
+        return sum(one.get("Ready") == "True" for one in conditions) >= replicas
+
+    def restarts(self, component: str) -> int:
+        """How often a component's containers were started again."""
+        statuses = [pod["status"] for pod in self.pods(f"app.kubernetes.io/component={component}")]
+        return sum(one["restartCount"] for status in statuses for one in status.get("containerStatuses", []))
+
+    def stores_bucket(self) -> s3.Bucket:
+        """The bucket of the release's S3."""
+        return s3.bucket(self.stores.settings())
 
     def pods(self, selector: str) -> list[dict[str, Any]]:
         """Pods by label."""

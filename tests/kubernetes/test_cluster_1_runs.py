@@ -1,0 +1,71 @@
+"""The chart on a real cluster: sensors start runs, runs are pods, tables are complete."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from dash_pipeline.storage import timescale
+from tests.kubernetes.market import CHAIN, JOB, feeding, lanes
+from tests.kubernetes.release import Release, wait
+
+pytestmark = pytest.mark.usefixtures("release")
+START_WITHIN_S = 4
+
+
+def test_a_burst_makes_several_pods_and_each_row_once(release: Release) -> None:
+    seen = 0
+
+    with feeding(release):
+        for _ in range(40):
+            seen = max(seen, len(lanes(release)))
+            if seen > 1:
+                break
+            wait("another look", lambda: True, 1)
+
+    runs = release.runs(JOB)
+    assert seen > 1, "one pod at a time"
+    assert {run["status"] for run in runs} <= {"SUCCESS", "STARTED"}
+    assert all(run["tags"].get("dagster/sensor_name") == "lag_sensor" for run in runs)
+    assert len({run["tags"]["dash/lane"] for run in runs}) > 1
+    with timescale.connect(release.stores.settings()) as conn:
+        placed = conn.execute(
+            "SELECT count(DISTINCT partition) FROM ops.stream_offsets WHERE topic = %s AND next_offset > 0",
+            (f"{CHAIN}.logs",),
+        ).fetchone()
+    assert placed == (8,)
+
+
+def test_a_run_is_a_pod_of_its_lanes_size_without_rights(release: Release) -> None:
+    pods = [pod for pod in release.pods("dagster/run-id") if pod["metadata"]["labels"].get("dagster/job") == JOB]
+
+    assert pods
+    for pod in pods:
+        (container,) = pod["spec"]["containers"]
+        assert container["resources"]["limits"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        assert not pod["spec"]["automountServiceAccountToken"]
+        assert not any("serviceaccount" in mount["mountPath"] for mount in container["volumeMounts"])
+
+
+def test_from_request_to_start(release: Release) -> None:
+    """Quiet: one run after the other, of a job that does little."""
+    wait("quiet", lambda: not release.run_pods(), 180)
+    took = []
+    for _ in range(5):
+        run_id = release.launch("check_blocks", "ingestion")
+        wait("the run's end", lambda id_=run_id: release.run(id_)["status"] in ("SUCCESS", "FAILURE"), 120)
+        run = release.run(run_id)
+        assert run["status"] == "SUCCESS", release.said(run_id)
+        took.append(run["startTime"] - run["creationTime"])
+    print("request to start, s:", ", ".join(f"{one:.1f}" for one in took))
+    assert statistics.median(took) < START_WITHIN_S * 3, took  # on a machine that may be busy: the figure is printed
+
+
+def test_logs_of_a_run_are_on_s3(release: Release) -> None:
+    run = release.runs(JOB, limit=1)[0]
+    found = release.stores_bucket().keys(f"dagster-logs/storage/{run['runId']}/")
+
+    assert found

@@ -1,0 +1,72 @@
+"""Who may do what on the cluster, and who reaches whom."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.kubernetes.rights import RIGHTS, Right
+
+from tests.kubernetes.cluster import NODE
+from tests.kubernetes.release import NAME, Release, wait
+
+pytestmark = pytest.mark.usefixtures("release")
+
+_CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5); print('reached')"
+_OURS = {"app.kubernetes.io/name": "dash-pipeline", "app.kubernetes.io/instance": NAME}
+
+
+@pytest.mark.parametrize("right", RIGHTS, ids=str)
+def test_rights(release: Release, right: Right) -> None:
+    account = f"system:serviceaccount:{release.namespace}:{NAME}-{right.account}"
+    asked = [right.verb, *right.resource.split()]
+
+    said = release.cluster.kubectl(
+        "-n", right.namespace or release.namespace, "auth", "can-i", *asked, f"--as={account}", check=False
+    )
+
+    assert said.split()[-1] == ("yes" if right.allowed else "no"), said
+
+
+@pytest.mark.parametrize(("labels", "reached"), [({}, False), (_OURS | {"app.kubernetes.io/component": "run"}, True)])
+def test_only_our_pods_reach_the_database(release: Release, image: str, labels: dict[str, str], reached: bool) -> None:
+    name = f"probe-{'ours' if labels else 'stranger'}"
+    container = {
+        "name": "probe",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": ["python", "-c", _CONNECT, NODE, str(release.stores.ports["timescale"])],
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container]},
+    }
+    try:
+        release.kubectl("apply", "-f", "-", text=json.dumps(pod))
+        phase = wait(
+            "the probe's end",
+            lambda: (
+                release.get("pod", name)["status"]["phase"] in ("Succeeded", "Failed")
+                and release.get("pod", name)["status"]["phase"]
+            ),
+            60,
+        )
+        said = release.kubectl("logs", name)
+    finally:
+        release.kubectl("delete", "pod", name, "--grace-period=0", "--force")
+
+    assert (phase == "Succeeded") == reached, said
+    assert ("reached" if reached else "Error") in said
+
+
+def test_every_pod_is_confined(release: Release) -> None:
+    for pod in release.get("pods")["items"]:
+        name, spec = pod["metadata"]["name"], pod["spec"]
+        assert spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"], name
+            assert not context["allowPrivilegeEscalation"], name
+            assert context["capabilities"]["drop"] == ["ALL"], name
