@@ -409,7 +409,7 @@ class Cluster:
             "kube-router": [
                 program("kube-router"), f"--kubeconfig={run}/admin.kubeconfig", f"--hostname-override={NODE_NAME}",
                 "--run-firewall=true", "--run-router=false", "--run-service-proxy=false", "--run-loadbalancer=false",
-                f"--service-cluster-ip-range={SERVICES}", "--health-addr=127.0.0.1", "--iptables-sync-period=30s",
+                f"--service-cluster-ip-range={SERVICES}", "--health-port=0", "--iptables-sync-period=30s",
             ],
         }  # fmt: skip
 
