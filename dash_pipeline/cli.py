@@ -47,6 +47,17 @@ def down() -> None:
 
 
 @app.command()
+def prepare() -> None:
+    """Make what is missing in the servers of the settings: schema, topics, index templates. What is there stays."""
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.stack.content import STORES, make_content
+    from dash_pipeline.stack.progress import shown_on
+
+    with shown_on(err) as progress:
+        make_content(load_settings(), STORES, progress)
+
+
+@app.command()
 def status(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     secrets: Annotated[bool, typer.Option("--secrets", help="Show passwords in addresses.")] = False,

@@ -1,4 +1,4 @@
-"""What the platform keeps in the stack's servers before the first event: schema, topics, index templates.
+"""What the platform keeps in its servers before the first event: schema, topics, index templates.
 
 Belongs here: which of them belongs to which server. Does not belong here: what they are; each is in its own module.
 """
@@ -12,6 +12,10 @@ from dash_pipeline.chains import load_chains
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack.progress import Progress
 from dash_pipeline.storage import migrate, search
+
+
+#: The servers that have content.
+STORES = ("timescale", "kafka", "opensearch")
 
 
 def make_content(settings: Settings, stores: Collection[str], progress: Progress) -> None:

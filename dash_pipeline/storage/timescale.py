@@ -56,7 +56,7 @@ def connect(settings: Settings) -> Connection:
     info = EnumInfo.fetch(conn, "ops.block_status")
     if info is None:
         conn.close()
-        raise DashError("database: schema `ops` is missing; `dash-pipeline up` or the migrations create it")
+        raise DashError("database: schema `ops` is missing; `dash-pipeline prepare` makes it")
     register_enum(info, conn, Status, mapping={status: status.value for status in Status})
     return conn
 
