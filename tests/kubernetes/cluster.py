@@ -143,6 +143,10 @@ class Cluster:
         """Give the node an image."""
         self._ctr("images", "import", str(archive))
 
+    def has(self, image: str) -> bool:
+        """Whether the node has an image."""
+        return image in self._ctr("images", "ls", "-q").split()
+
     def pid(self, name: str) -> int:
         """Of a program of the cluster."""
         return int((self.run / "pids" / name).read_text())
@@ -276,8 +280,14 @@ class Cluster:
             f"route add {SERVICES} via {there}",
         ):
             subprocess.run(["ip", *line.split()], check=True)
-        inside = ["nsenter", f"--net=/run/netns/{NAMESPACE}", "--", "sysctl", "-qw"]
-        subprocess.run([*inside, "net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"], check=True)
+        inside = ["nsenter", f"--net=/run/netns/{NAMESPACE}", "--"]
+        settings = ("net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1")
+        subprocess.run([*inside, "sysctl", "-qw", *settings], check=True)
+        # Whoever looks for a name outside, as servers do for the addresses of their clients, is told at once that there
+        # is none.
+        for chain in ("OUTPUT", "FORWARD"):
+            rule = ["iptables", "-A", chain, "-o", "machine", "!", "-d", f"{here}/32", "-j", "REJECT"]
+            subprocess.run([*inside, *rule], check=True)
 
     def _make_certificates(self) -> None:
         pki = self.run / "pki"

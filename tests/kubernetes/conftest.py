@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 PARTITIONS = 8
 CHAIN = "anvil_live"
 _STORES = ("kafka", "timescale", "opensearch", "s3")
+# As for the other stacks: DASH_TEST_KEEP=1 uses what is up, with its data, and leaves it up.
+_KEEP = os.environ.get("DASH_TEST_KEEP") == "1"
 _MACHINE = "10.245.0.1/32"
 
 
@@ -49,10 +51,11 @@ def cluster() -> Iterator[Cluster]:
     with alone():
         cluster = Cluster(ROOT / ".stack" / "kubernetes")
         try:
-            cluster.up()
+            if not (_KEEP and cluster.kubeconfig.exists()):
+                cluster.up()
             yield cluster
         finally:
-            if os.environ.get("DASH_TEST_KEEP") != "1":
+            if not _KEEP:
                 cluster.down()
 
 
@@ -64,6 +67,9 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
     environment.pop("DASH_PORT_OFFSET", None)
     inside = ["nsenter", f"--net=/run/netns/{NETWORK}", "--", sys.executable, "-c"]
     stack = Stack.at(home, opt=opt)
+    if _KEEP and stack.supervisor.running():
+        yield stack
+        return
     stack.reset(everything=True)
     try:
         # Their content is for the release to make.
@@ -73,15 +79,17 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
         topics.ensure(stack.settings(), [CHAIN], partitions=PARTITIONS)
         yield stack
     finally:
-        stack.down()
+        if not _KEEP:
+            stack.down()
 
 
 @pytest.fixture(scope="session")
 def image(cluster: Cluster) -> str:
     """The project's image on the node; its name."""
-    file = cache() / "image.tar"
-    images.build(file)
-    cluster.load(file)
+    if not (_KEEP and cluster.has(images.NAME)):
+        file = cache() / "image.tar"
+        images.build(file)
+        cluster.load(file)
     return images.NAME
 
 
@@ -89,7 +97,8 @@ def image(cluster: Cluster) -> str:
 def release(cluster: Cluster, stores: Stack, image: str, tmp_path_factory: pytest.TempPathFactory) -> Release:
     """The chart, installed; everything it starts is ready."""
     release = Release(cluster, "dash", stores, tmp_path_factory.mktemp("release"))
-    release.install(values(stores, image))
+    if not (_KEEP and release.installed()):
+        release.install(values(stores, image))
     return release
 
 

@@ -58,6 +58,11 @@ class Release:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.state()}") from None
 
+    def installed(self) -> bool:
+        """Whether it is there, and not broken off."""
+        listed = json.loads(self.cluster.helm("list", "--namespace", self.namespace, "--output", "json"))
+        return any(one["name"] == NAME and one["status"] == "deployed" for one in listed)
+
     def state(self) -> str:
         """Pods and the newest events, for a person who looks for what went wrong."""
         return self.kubectl("get", "pods", "-o", "wide") + "\n".join(
