@@ -13,7 +13,6 @@ from dash_pipeline.settings import Settings
 from dash_pipeline.stack.progress import Progress
 from dash_pipeline.storage import migrate, search
 
-
 #: The servers that have content.
 STORES = ("timescale", "kafka", "opensearch")
 
