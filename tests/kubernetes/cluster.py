@@ -66,14 +66,19 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dash-pipeline"
 
 
+def not_built() -> str | None:
+    """Why its programs cannot be built here, in one line; None if they can."""
+    return None if shutil.which("go") else "helm and the cluster's programs are built by Go, which is not there"
+
+
 def why_not() -> str | None:
     """Why no cluster can be made here, in one line; None if one can."""
     if sys.platform != "linux":
         return "a cluster takes Linux"
     if os.geteuid() != 0:
         return "a cluster takes root (network namespaces, containers)"
-    if not shutil.which("go"):
-        return "the cluster's programs are built by Go, which is not there"
+    if reason := not_built():
+        return reason
     if not shutil.which("apt-get"):
         missing = [package for program, package in _PACKAGES.items() if not shutil.which(program)]
         if missing:

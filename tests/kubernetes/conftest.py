@@ -1,4 +1,4 @@
-"""The platform on a cluster: the local one, its servers beside it, the chart installed.
+"""The chart, rendered by Helm; and the platform on a cluster: the local one, its servers beside it, the chart installed.
 
 Belongs here: what every test of this folder stands on. Does not belong here: the cluster's programs (`cluster.py`).
 """
@@ -10,18 +10,19 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dash_pipeline import topics
 from dash_pipeline.stack import Stack
 from tests.kubernetes import image as images
 from tests.kubernetes.cluster import NAMESPACE as NETWORK
-from tests.kubernetes.cluster import NODE, Cluster, alone, cache, program, why_not
-from tests.kubernetes.release import Release
+from tests.kubernetes.cluster import NODE, VERSION, Cluster, alone, cache, not_built, program, why_not
+from tests.kubernetes.release import CHART, Release
 
 ROOT = Path(__file__).parents[2]
 #: Partitions of each topic of the chain that tests feed.
@@ -33,13 +34,65 @@ _KEEP = os.environ.get("DASH_TEST_KEEP") == "1"
 _MACHINE = "10.245.0.1/32"
 
 
+#: The least that a cluster must say.
+GIVEN = Path(__file__).parent / "values.yaml"
+#: Whose objects the chart is rendered as; the oldest that it supports is in Chart.yaml.
+KUBERNETES = VERSION
+
+Object = dict[str, Any]
+Helm = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
 @pytest.fixture(scope="session")
-def helm() -> Path:
-    """The program helm."""
-    try:
-        return program("helm")
-    except Exception as error:  # no Go, or no way to its modules
-        pytest.skip(f"NOT RUN: the chart is rendered by helm, which is not here and cannot be built: {error}")
+def helm() -> Helm:
+    """Helm's command line: `helm("lint", CHART)`."""
+    if reason := not_built():
+        pytest.skip(f"NOT RUN: {reason}")
+    path = program("helm")
+    return lambda *words: subprocess.run(
+        [path, *map(str, words)], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.fixture(scope="session")
+def render(helm: Helm) -> Callable[..., list[Object]]:
+    """The objects of release `dash` in namespace `chain`: `render("--values", FILE, "--set", "a=b")`."""
+
+    def objects(*words: object) -> list[Object]:
+        done = helm(
+            "template", "dash", CHART, "--namespace=chain", f"--kube-version={KUBERNETES}", f"--values={GIVEN}", *words
+        )
+        assert done.returncode == 0, done.stderr
+        return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+    return objects
+
+
+@pytest.fixture(scope="session", params=["values.yaml", "values-small.yaml", "values-production.yaml"])
+def rendered(render: Callable[..., list[Object]], request: pytest.FixtureRequest) -> list[Object]:
+    """The objects, by each of the values that come with the chart."""
+    return render(f"--values={CHART / request.param}", f"--values={GIVEN}")
+
+
+@pytest.fixture(scope="session")
+def default(render: Callable[..., list[Object]]) -> list[Object]:
+    """The objects by the chart's own values."""
+    return render()
+
+
+def named(objects: list[Object], kind: str, name: str) -> Object:
+    """The object of this kind and name, behind the release's."""
+    (found,) = [one for one in objects if (one["kind"], one["metadata"]["name"]) == (kind, f"dash-dash-pipeline{name}")]
+    return found
+
+
+def pods(objects: list[Object]) -> dict[str, Object]:
+    """Name -> pod (metadata and spec) of everything that makes pods."""
+    return {
+        one["metadata"]["name"]: one if one["kind"] == "Pod" else one["spec"]["template"]
+        for one in objects
+        if one["kind"] in ("Deployment", "Job", "Pod")
+    }
 
 
 @pytest.fixture(scope="session")
