@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(20, ge=0, description="seconds without messages after which a lane ends")
     max_run_s: float = Field(600, ge=1, description="seconds after which a lane ends")
     checkpoint_s: float = Field(30, ge=1, description="seconds between the reports of a lane that runs")
+    stop_within_s: float = Field(
+        20, ge=2, description="seconds in which a lane ends that gets SIGTERM; less than a pod's grace period"
+    )
 
     settle_blocks: int = Field(12, ge=0, description="blocks below the tip that a check leaves to arrive")
     fresh_within_s: float = Field(600, gt=0, description="seconds of chain time rows and indexes may be behind")

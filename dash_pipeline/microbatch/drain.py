@@ -45,6 +45,8 @@ _POLL_S = 0.05
 _TELL_EVERY_S = 1.0
 # An idle lane looks that often whether its partitions are still its own; a commit sees it by itself.
 _LOOK_EVERY_S = 1.0
+# What publishes and indexes beside the lane has that long to finish.
+_CLOSE_S = 30.0
 # Between two tries; doubled every time up to the longest.
 _PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
@@ -52,6 +54,9 @@ _LONGEST_PAUSE_S = 5.0
 _CALM_S = 5.0
 # A block whose parent has not come by then belongs to another chain, or to a fork that was not sent whole.
 DETACHED_FOR_S = 30.0
+
+
+ASKED_TO_STOP = "asked to stop"
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,11 @@ def drain(
     limits: Limits,
     run_id: str,
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
     """Drain the lane's partitions until they have been idle for `idle_timeout_s` or `max_run_s` is over, or another run
-    has claimed one of them.
+    has claimed one of them, or `stop()`: then the batch in hand is committed, and what follows commits has half of
+    `stop_within_s` to come to an end.
 
     `on_checkpoint` is called from another thread about every `checkpoint_s` with what happened since the last call.
     Returns the whole run's account. Raises Unavailable when a server stays away longer than `retry_for_s`; whatever was
@@ -104,7 +111,7 @@ def drain(
     # Three threads share the interpreter, and the one that commits gives it up at every statement: with the default of
     # 5 ms it would wait for it longer than for the database.
     sys.setswitchinterval(0.000_5)
-    run = _Run(settings, lane, limits, run_id, on_checkpoint)
+    run = _Run(settings, lane, limits, run_id, on_checkpoint, stop)
     try:
         return run.loop()
     finally:
@@ -121,8 +128,10 @@ class _Run:
         limits: Limits,
         run_id: str,
         report: Callable[[Checkpoint], None],
+        stop: Callable[[], bool],
     ) -> None:
-        self.settings, self.lane, self.limits, self.run_id = settings, lane, limits, run_id
+        self.settings, self.lane, self.limits, self.run_id, self.stop = settings, lane, limits, run_id, stop
+        self.stopped_at: float | None = None
         self.consumer = consume.open_consumer(settings, f"dash-{lane.chain}")
         self.publisher = Publisher(settings)
         self.follower = Follower(settings, lane.chain)
@@ -160,8 +169,9 @@ class _Run:
         gc.freeze()
         while True:
             try:
-                self._connect()
-                self._drain()
+                if not self._stopping():
+                    self._connect()
+                    self._drain()
                 break
             except db.Fenced as fence:
                 self.ended_early = str(fence)
@@ -174,15 +184,30 @@ class _Run:
                     raise Unavailable(f"{line} (tried for {self.settings.retry_for_s:g} s; nothing is lost)") from error
                 log.warning("%s; trying again in %.1f s", line, self.pause)
                 self._disconnect()
-                time.sleep(self.pause)
+                again_at = time.monotonic() + self.pause
+                while time.monotonic() < again_at and not self._stopping():
+                    time.sleep(_POLL_S)
                 self.pause = min(self.pause * 2, _LONGEST_PAUSE_S)
-        self._close_alerts(drain_timeout_s=30)
-        self.follower.close(drain_timeout_s=30)
+        self._close_alerts(drain_timeout_s=min(_CLOSE_S, self._left()))
+        self.follower.close(drain_timeout_s=_CLOSE_S, at_most=self._left)
         self._checkpoint(last=True)
         return self.total.checkpoint(
             time.monotonic() - self.started, self.next, self.lag_before, self._lag(), self.latency_total.take(),
             self.follower.behind_s, self.ended_early,
         )  # fmt: skip
+
+    def _stopping(self) -> bool:
+        if self.stopped_at is None and self.stop():
+            self.stopped_at, self.ended_early = time.monotonic(), ASKED_TO_STOP
+            log.info("%s: asked to stop", self.lane.name)
+        return self.stopped_at is not None
+
+    def _left(self) -> float:
+        """Seconds that are left for what follows commits."""
+        if not self._stopping():
+            return float("inf")
+        assert self.stopped_at is not None
+        return max(0.0, self.stopped_at + self.settings.stop_within_s / 2 - time.monotonic())
 
     def _all_is_well(self) -> None:
         """Being connected is not enough to say so: a database with a full disk lets everybody in."""
@@ -236,7 +261,7 @@ class _Run:
         idle_since = last_checkpoint = looked = time.monotonic()
         swept = False
         try:
-            while True:
+            while not self._stopping():
                 item = ahead.get(_POLL_S)
                 now = time.monotonic()
                 if item is not None:
