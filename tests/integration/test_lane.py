@@ -15,12 +15,13 @@ from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.kafka import confluent_options
 from dash_pipeline.microbatch import consume
 from dash_pipeline.microbatch.drain import Limits, drain
-from dash_pipeline.microbatch.lanes import lane, plan_lanes
+from dash_pipeline.microbatch.lanes import lane
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.topics import DEAD_LETTERS, TYPES
+from sensors.scaling import Live, Policy, scale
 from tests.chain import ROWS, Messages, block, branch, merge
 from tests.lane import PARTITIONS, PATIENCE_S, QUICK, SMALL, Background, Market, wait_for
 
@@ -176,7 +177,8 @@ def test_partitions_added_while_a_run_goes_on_are_not_lost(market: Market, admin
     assert producer.flush(10) == 0
     market.produce({t: v for t, v in late.items() if t != "log"})
     lag = {p: 1 for p in market.partitions() if p[1] >= 2}
-    (new,) = plan_lanes(market.chain, dict.fromkeys(market.partitions(), 0) | lag, [old], 2, 5000)
+    lag = dict.fromkeys(market.partitions(), 0) | lag
+    (new,) = scale(market.chain, lag, [Live(old)], None, Policy(max_lanes=2, lag_per_lane=5000), time.time()).lanes
     assert new.partitions == {market.topic("log"): (2, 3)}
     market.drain(QUICK, "new", new)
     run.join()
