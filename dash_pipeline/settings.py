@@ -14,7 +14,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dash_pipeline.errors import DashError
@@ -30,7 +39,7 @@ def _object(value: Any) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        raise ValueError('not JSON, such as {"name": "value"}') from None
+        raise ValueError('not JSON, such as {"name": "value"} or [{"name": "value"}]') from None
 
 
 # Read here, not by pydantic-settings, whose complaint is not a line that says what to do.
@@ -40,6 +49,29 @@ _JSON = (NoDecode, BeforeValidator(_object))
 def stack_dir() -> Path:
     """The folder everything of the local stack lives under."""
     return Path(os.environ.get("DASH_STACK_DIR") or ".stack").absolute()
+
+
+class LanePod(BaseModel):
+    """The pod of lanes that have at least `lag` messages to do when they are started."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern="^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")
+    lag: int = Field(ge=0)
+    config: dict[
+        Literal[
+            "container_config", "pod_template_spec_metadata", "pod_spec_config", "job_config", "job_metadata",
+            "job_spec_config", "merge_behavior",
+        ],
+        Any,
+    ]  # fmt: skip
+
+
+def _not_above_max_lanes(value: int, info: ValidationInfo) -> int:
+    most = info.data.get("max_lanes", value)
+    if value > most:
+        raise ValueError(f"{value} is more than DASH_MAX_LANES, which is {most}")
+    return value
 
 
 class Settings(BaseSettings):
@@ -105,10 +137,25 @@ class Settings(BaseSettings):
     retry_for_s: float = Field(60, ge=0, description="seconds a lane retries an unreachable server")
 
     max_lanes: int = Field(2, ge=1, le=256, description="lanes per chain at the same time")
+    min_lanes: Annotated[int, AfterValidator(_not_above_max_lanes)] = Field(
+        1, ge=1, description="lanes per chain while there is lag"
+    )
     lag_per_lane: int = Field(5_000, ge=1, description="lag that earns another lane")
+    scale_up_cooldown_s: float = Field(30, ge=0, description="seconds for which a chain's lanes stay as planned")
+    scale_down_after_s: float = Field(
+        120, ge=0, description="seconds for which lag must fit into fewer lanes before there are fewer"
+    )
+    lane_pods: Annotated[list[LanePod], *_JSON] = Field(
+        default_factory=list,
+        description='pods of lanes on Kubernetes, [{"name": ..., "lag": ..., "config": {...}}]: a lane gets the one'
+        " with the largest lag not above its own, `config` as its run's tag dagster-k8s/config",
+    )
     idle_timeout_s: float = Field(20, ge=0, description="seconds without messages after which a lane ends")
     max_run_s: float = Field(600, ge=1, description="seconds after which a lane ends")
     checkpoint_s: float = Field(30, ge=1, description="seconds between the reports of a lane that runs")
+    stop_within_s: float = Field(
+        20, ge=2, description="seconds in which a lane ends that gets SIGTERM; less than a pod's grace period"
+    )
 
     settle_blocks: int = Field(12, ge=0, description="blocks below the tip that a check leaves to arrive")
     fresh_within_s: float = Field(600, gt=0, description="seconds of chain time rows and indexes may be behind")
@@ -170,7 +217,8 @@ def load_settings() -> Settings:
             else:
                 where = f"set it in the environment or in {file} (`dash-pipeline up` writes that file)"
             text = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{name}: {text[:1].lower()}{text[1:]}; {where}")
+            inside = "".join(f"{part}: " for part in problem["loc"][1:])
+            lines.append(f"{name}: {inside}{text[:1].lower()}{text[1:]}; {where}")
         raise DashError("\n".join(lines)) from None
 
 

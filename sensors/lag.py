@@ -3,13 +3,14 @@
 Belongs here: reading and answering. Does not belong here: the decision (`lag_decision.py`).
 
 No run key is ever set: Dagster remembers run keys for ever, and a lane that failed must be started again. Two ticks
-that start the same lane do no harm, because lanes are fenced in the database.
+that start the same lane do no harm: the later one takes over. The cursor is a memory that may be lost.
 """
 
 import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from dagster import (
@@ -35,8 +36,10 @@ from dash_pipeline.settings import Settings, settings
 from dash_pipeline.topics import TYPES, Partition, chain_topics, topic_name
 from resources.kafka import KafkaResource
 from resources.timescale import TimescaleResource
-from sensors.lag_decision import Policy, Seen, decide, to_observe
-from sensors.runs import LIVE_STATUSES, rest, run_tags
+from sensors.lag_decision import Seen, decide, to_observe
+from sensors.pods import pod_tags
+from sensors.runs import BEGUN_STATUSES, LIVE_STATUSES, rest, run_tags
+from sensors.scaling import Live, Memory, Policy
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -59,7 +62,7 @@ def lag_sensor(chains: Mapping[str, Chain], jobs: "Sequence[UnresolvedAssetJobDe
         jobs=list(jobs),
         minimum_interval_seconds=5,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Starts a run for each lane with lag and no live run. Reads offsets only, never messages.",
+        description="Starts lanes: as many runs as the lag of a chain earns. Reads offsets only, never messages.",
     )
     def evaluate(
         context: SensorEvaluationContext, kafka: KafkaResource, timescale: TimescaleResource
@@ -71,27 +74,48 @@ def lag_sensor(chains: Mapping[str, Chain], jobs: "Sequence[UnresolvedAssetJobDe
         except DashError as error:
             # A failed read is not an empty topic: nothing is decided on it.
             return SkipReason(str(error))
-        seen = Seen(
-            extent, committed, live_lanes(context.instance, names), _resting(context.instance, names), unfinished
-        )
         values = settings()
-        decision = decide(names, seen, Policy(values.max_lanes, values.lag_per_lane))
+        before, memory = _remembered(context.cursor)
+        seen = Seen(
+            extent, committed, live_lanes(context.instance, names), _resting(context.instance, names), unfinished,
+            memory, time.time(),
+        )  # fmt: skip
+        decision = decide(names, seen, policy(values))
+        lag = extent.lag(committed)
+        try:
+            requests = [run_request(lane, values, sum(lag.get(p, 0) for p in lane.all())) for lane in decision.lanes]
+        except DashError as error:
+            return SkipReason(str(error))
         if decision.lanes:
             for note in decision.notes:
                 context.log.info(note)
-        observations, cursor = _observe(names, extent, committed, context.cursor)
+        observations, after = _observe(names, extent, committed, before)
         return SensorResult(
-            run_requests=[run_request(lane, values) for lane in decision.lanes],
+            run_requests=requests,
             skip_reason=decision.skip_reason,
             asset_events=observations,
-            cursor=cursor,
+            cursor=json.dumps(
+                {"topics": after, "scaling": {chain: astuple(one) for chain, one in decision.memory.items()}}
+            ),
         )
 
     return evaluate
 
 
-def run_request(lane: Lane, values: Settings) -> RunRequest:
-    """The run of one lane: who it is in the tags, what it does in the config."""
+def policy(values: Settings) -> Policy:
+    """The autoscaling knobs that are set."""
+    return Policy(
+        values.max_lanes,
+        values.lag_per_lane,
+        values.min_lanes,
+        values.scale_up_cooldown_s,
+        values.scale_down_after_s,
+    )
+
+
+def run_request(lane: Lane, values: Settings, lag: int = 0) -> RunRequest:
+    """The run of one lane that has `lag` messages to do: who it is and how large its pod in the tags, what it does in
+    the config. Raises DashError when the settings' pod is none."""
     config = {
         "partitions": {topic: list(numbers) for topic, numbers in lane.partitions.items()},
         "idle_timeout_s": values.idle_timeout_s,
@@ -109,14 +133,21 @@ def run_request(lane: Lane, values: Settings) -> RunRequest:
             PARTITIONS_TAG: lane.to_tag(),
             LIMITS_TAG: f"idle {values.idle_timeout_s:g} s, run {values.max_run_s:g} s",
         }
+        | pod_tags(values.lane_pods, lag)
         | run_tags(values.max_run_s),
     )
 
 
-def live_lanes(instance: DagsterInstance, chains: Iterable[str]) -> list[Lane]:
-    """The lanes of runs that are queued, starting, running or being stopped."""
-    runs = instance.get_runs(RunsFilter(statuses=LIVE_STATUSES, tags={CHAIN_TAG: list(chains)}))
-    return [Lane.from_tag(run.tags[PARTITIONS_TAG]) for run in runs if PARTITIONS_TAG in run.tags]
+def live_lanes(instance: DagsterInstance, chains: Iterable[str]) -> list[Live]:
+    """The lanes of runs that are queued, starting, running or being stopped, the oldest first."""
+    records = instance.get_run_records(
+        RunsFilter(statuses=LIVE_STATUSES, tags={CHAIN_TAG: list(chains)}), order_by="id", ascending=True
+    )
+    return [
+        Live(Lane.from_tag(run.tags[PARTITIONS_TAG]), record.create_timestamp.timestamp(), run.status in BEGUN_STATUSES)
+        for record in records
+        if PARTITIONS_TAG in (run := record.dagster_run).tags
+    ]
 
 
 def _resting(instance: DagsterInstance, chains: Iterable[str]) -> dict[str, float]:
@@ -125,10 +156,28 @@ def _resting(instance: DagsterInstance, chains: Iterable[str]) -> dict[str, floa
     return {chain: seconds for chain, seconds in waits.items() if seconds}
 
 
+Observed = dict[str, tuple[int, float]]
+
+
+def _remembered(cursor: str | None) -> tuple[Observed, dict[str, Memory]]:
+    """What the cursor holds: topic -> lag and time of its last event, chain -> its lanes' history. Nothing when it was
+    lost, or written by another version."""
+    try:
+        value = json.loads(cursor or "{}")
+        observed = {topic: (int(lag), float(at)) for topic, (lag, at) in value["topics"].items()}
+        memory = {
+            chain: Memory(float(changed), None if low is None else float(low), int(lanes))
+            for chain, (changed, low, lanes) in value["scaling"].items()
+        }
+        return observed, memory
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}, {}
+
+
 def _observe(
-    chains: Iterable[str], extent: "Extent", committed: Mapping[Partition, int], cursor: str | None
-) -> tuple[list[AssetObservation], str]:
-    """Observations of the topics whose lag is worth an event, and the cursor that remembers them."""
+    chains: Iterable[str], extent: "Extent", committed: Mapping[Partition, int], before: Observed
+) -> tuple[list[AssetObservation], Observed]:
+    """Observations of the topics whose lag is worth an event, and what to remember of them."""
     keys = {topic_name(chain, type_): topic_key(chain, type_) for chain in chains for type_ in TYPES}
     end, lag, done = Counter[str](), Counter[str](), Counter[str]()
     for place, behind in extent.lag(committed).items():
@@ -137,7 +186,6 @@ def _observe(
         lag[topic] += behind
         done[topic] += committed.get(place, 0)
     now = time.time()
-    before: dict[str, tuple[int, float]] = json.loads(cursor) if cursor else {}
     topics = to_observe(lag, before, now, OBSERVE_EVERY_S)
     observations = [
         AssetObservation(
@@ -151,4 +199,4 @@ def _observe(
         )
         for topic in topics
     ]
-    return observations, json.dumps({**before, **{topic: (lag[topic], now) for topic in topics}})
+    return observations, {**before, **{topic: (lag[topic], now) for topic in topics}}

@@ -1,7 +1,7 @@
 """Lag -> lanes: what the lag sensor decides, as pure functions.
 
-Belongs here: the decision and the words for it. Does not belong here: reading offsets or runs (`lag.py`), how lag is
-split into lanes (`dash_pipeline/microbatch/lanes.py`).
+Belongs here: the decision for all chains and the words for it. Does not belong here: reading offsets or runs
+(`lag.py`), how many lanes a chain gets (`scaling.py`).
 """
 
 from __future__ import annotations
@@ -10,39 +10,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dash_pipeline.lag import Extent
-from dash_pipeline.microbatch.lanes import Lane, lane, plan_lanes
+from dash_pipeline.microbatch.lanes import Lane, lane
 from dash_pipeline.topics import Partition, chain_topics
+from sensors.scaling import Live, Memory, Policy, scale
 
 # Partitions and topics that one reason names; the rest are counted.
 _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Policy:
-    """The autoscaling knobs."""
-
-    max_lanes: int
-    lag_per_lane: int
-
-
-@dataclass(frozen=True)
 class Seen:
     """What a tick has read. `resting_s`: chain -> seconds until it is tried again after failures. `unfinished`: chains
-    with committed work that the search indexes or the topic of anomalies do not show yet."""
+    with committed work that the search indexes or the topic of anomalies do not show yet. `memory`: chain -> what
+    the tick before remembered; `now` in epoch seconds."""
 
     extent: Extent
     committed: Mapping[Partition, int]
-    live: Sequence[Lane] = ()
+    live: Sequence[Live] = ()
     resting_s: Mapping[str, float] = field(default_factory=dict)
     unfinished: frozenset[str] = frozenset()
+    memory: Mapping[str, Memory] = field(default_factory=dict)
+    now: float = 0.0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Lanes to start, and what an operator should know, started or not."""
+    """Lanes to start, what an operator should know, started or not, and what the next tick should."""
 
     lanes: tuple[Lane, ...] = ()
     notes: tuple[str, ...] = ()
+    memory: Mapping[str, Memory] = field(default_factory=dict)
 
     @property
     def skip_reason(self) -> str | None:
@@ -51,12 +48,13 @@ class Decision:
 
 
 def decide(chains: Iterable[str], seen: Seen, policy: Policy) -> Decision:
-    """One run for each lane with lag and without a live run, up to the policy's lanes per chain; and one for a chain
-    whose search indexes or anomalies were left behind."""
+    """A run for each lane that the policy says is to be started; and one for a chain whose search indexes or anomalies
+    were left behind."""
     lanes: list[Lane] = []
     notes: list[str] = []
     idle: list[str] = []
     unfed: list[str] = []
+    memory: dict[str, Memory] = {}
     for chain in chains:
         topics = set(chain_topics(chain))
         missing = [topic for topic in seen.extent.missing if topic in topics]
@@ -72,15 +70,21 @@ def decide(chains: Iterable[str], seen: Seen, policy: Policy) -> Decision:
             for place, behind in seen.extent.lag(seen.committed).items()
             if place[0] in topics and place not in broken
         }
-        live = [one for one in seen.live if one.chain == chain]
-        planned = plan_lanes(chain, lag, live, policy.max_lanes, policy.lag_per_lane)
+        live = [one for one in seen.live if one.lane.chain == chain]
+        before = seen.memory.get(chain)
+        scaling = scale(chain, lag, live, before, policy, seen.now)
+        planned = list(scaling.lanes)
         if not planned and not live and chain in seen.unfinished:
             planned = [lane(chain, lag)]  # a run that died or gave up left a gap: the next one closes it first
         rest = seen.resting_s.get(chain, 0)
+        remember = before if planned and rest > 0 else scaling.memory
+        if remember is not None:
+            memory[chain] = remember
         if planned and rest > 0:
             notes.append(f"{chain}: its last run failed, trying again in {rest:.0f} s")
         elif planned:
             lanes += planned
+            notes += [scaling.note] if scaling.note else []
         elif live:
             notes.append(f"{chain}: {len(live)} live lane{'s' * (len(live) != 1)}, {sum(lag.values()):,} behind")
         else:
@@ -89,7 +93,7 @@ def decide(chains: Iterable[str], seen: Seen, policy: Policy) -> Decision:
         notes.append(f"no lag: {', '.join(idle)}")
     if unfed:
         notes.append(f"no topics: {', '.join(unfed)}")
-    return Decision(tuple(lanes), tuple(notes))
+    return Decision(tuple(lanes), tuple(notes), memory)
 
 
 def to_observe(

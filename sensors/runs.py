@@ -14,6 +14,8 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG
 
 # Not Dagster's IN_PROGRESS_RUN_STATUSES: those leave out the runs that wait in the queue.
 LIVE_STATUSES = [status for status in DagsterRunStatus if status not in FINISHED_STATUSES]
+# The run's process is there.
+BEGUN_STATUSES = (DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 # What fails is tried again after these seconds, doubled with each failure in a row.
 FIRST_REST_S = 5.0
 LONGEST_REST_S = 300.0

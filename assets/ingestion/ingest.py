@@ -33,7 +33,7 @@ from dash_pipeline.settings import settings
 from dash_pipeline.storage.tables import TABLES
 from dash_pipeline.topics import chain_topics
 from resources.kafka import KafkaResource
-from resources.lanes import LaneResource
+from resources.lanes import LaneResource, finishing
 from resources.timescale import TimescaleResource
 
 if TYPE_CHECKING:
@@ -105,15 +105,20 @@ def ingestion_asset(chain: Chain) -> AssetsDefinition:
             if not context.selected_asset_keys:
                 yield from checker.audit(context, config.check_window_s)
                 return
-            checker.mark()
-            done = lanes.drain(
-                _lane(chain.name, config, kafka),
-                config.limits(),
-                context.run.run_id,
-                lambda checkpoint: _report(context, chain.name, checkpoint, checker),
-            )
-            yield from _results(context, chain.name, done)
-            yield from checker.touched(context, done.heights)
+            with finishing(context.instance, context.run.run_id) as asked_to_stop:
+                checker.mark()
+                done = lanes.drain(
+                    _lane(chain.name, config, kafka),
+                    config.limits(),
+                    context.run.run_id,
+                    lambda checkpoint: _report(context, chain.name, checkpoint, checker),
+                )
+                if done.ended_early:
+                    context.log.info(f"ended early: {done.ended_early}")
+                results: list[MaterializeResult[Any] | AssetCheckResult] = [*_results(context, chain.name, done)]
+                if not asked_to_stop():  # the hourly checks judge what this run did
+                    results += checker.touched(context, done.heights)
+            yield from results
         except DashError as error:
             # The lag sensor starts the next run; a retry of this one would only do the same sooner.
             raise Failure(str(error), allow_retries=False) from None

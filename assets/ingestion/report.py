@@ -54,7 +54,7 @@ def run_metadata(done: Checkpoint, table: str) -> Metadata:
         "run events per s": round(done.events_per_s, 1),
         "run dead letters": done.dead_letters,
         "run reorgs": done.reorgs,
-    }
+    } | ({"ended early": done.ended_early} if done.ended_early else {})
 
 
 def _offsets(done: Checkpoint, chain: str, table: str) -> dict[str, int]:

@@ -126,7 +126,7 @@ def commit(
     publish: Callable[[list[DeadLetter]], None],
     detector: Detector | None = None,
 ) -> Committed:
-    """Commit a batch: its blocks, then its other rows. Raises Fenced when another run owns one of the partitions.
+    """Commit a batch: its blocks, then its other rows. Raises Fenced when a partition is no longer this run's.
 
     `detector` brings the anomalies of the pools that a transaction touched up to date in that transaction.
 
@@ -145,11 +145,11 @@ def commit(
         mine = {p: expected[p] for p in offsets}
         with ExitStack() as transaction:
             if group is blocks:
-                db.open_batch(transaction, writer.conn, chain, mine, exclusive=True)
+                db.open_batch(transaction, writer.conn, chain, mine, run_id, exclusive=True)
                 result, touched, fresh = _write_blocks(writer, chain, group, rules, run_id)
             else:
                 heights = {number for part in group for number in part.frame["block_number"].to_list()}
-                known = db.open_batch(transaction, writer.conn, chain, mine, sorted(heights), exclusive=False)
+                known = db.open_batch(transaction, writer.conn, chain, mine, run_id, sorted(heights), exclusive=False)
                 result, touched, fresh = _write_rows(writer, group, known)
             if detector is not None:
                 result.anomalies = detector.run(writer.conn, _pools(writer.conn, chain, result), run_id)

@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 _AHEAD = 2
 _POLL_S = 0.05
 _TELL_EVERY_S = 1.0
+# An idle lane looks that often whether its partitions are still its own; a commit sees it by itself.
+_LOOK_EVERY_S = 1.0
+# What publishes and indexes beside the lane has that long to finish.
+_CLOSE_S = 30.0
 # Between two tries; doubled every time up to the longest.
 _PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
@@ -50,6 +54,9 @@ _LONGEST_PAUSE_S = 5.0
 _CALM_S = 5.0
 # A block whose parent has not come by then belongs to another chain, or to a fork that was not sent whole.
 DETACHED_FOR_S = 30.0
+
+
+ASKED_TO_STOP = "asked to stop"
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run did since the last checkpoint, or altogether. `latency`: stage -> {p50, p95, p99} in ms."""
+    """What a run did since the last checkpoint, or altogether. `latency`: stage -> {p50, p95, p99} in ms;
+    `ended_early`: why the run ended before it was idle or its time was up."""
 
     seconds: float = 0
     messages: int = 0
@@ -81,6 +89,7 @@ class Checkpoint:
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
     index_behind_s: float = 0
     heights: tuple[int, int] | None = None
+    ended_early: str = ""
 
 
 def drain(
@@ -89,17 +98,20 @@ def drain(
     limits: Limits,
     run_id: str,
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
-    """Drain the lane's partitions until they have been idle for `idle_timeout_s` or `max_run_s` is over.
+    """Drain the lane's partitions until they have been idle for `idle_timeout_s` or `max_run_s` is over, or another run
+    has claimed one of them, or `stop()`: then the batch in hand is committed, and what follows commits has half of
+    `stop_within_s` to come to an end.
 
     `on_checkpoint` is called from another thread about every `checkpoint_s` with what happened since the last call.
-    Returns the whole run's account. Raises Unavailable when a server stays away longer than `retry_for_s`, Fenced when
-    another run owns a partition; whatever was committed until then stays committed.
+    Returns the whole run's account. Raises Unavailable when a server stays away longer than `retry_for_s`; whatever was
+    committed until then stays committed.
     """
     # Three threads share the interpreter, and the one that commits gives it up at every statement: with the default of
     # 5 ms it would wait for it longer than for the database.
     sys.setswitchinterval(0.000_5)
-    run = _Run(settings, lane, limits, run_id, on_checkpoint)
+    run = _Run(settings, lane, limits, run_id, on_checkpoint, stop)
     try:
         return run.loop()
     finally:
@@ -116,8 +128,10 @@ class _Run:
         limits: Limits,
         run_id: str,
         report: Callable[[Checkpoint], None],
+        stop: Callable[[], bool],
     ) -> None:
-        self.settings, self.lane, self.limits, self.run_id = settings, lane, limits, run_id
+        self.settings, self.lane, self.limits, self.run_id, self.stop = settings, lane, limits, run_id, stop
+        self.stopped_at: float | None = None
         self.consumer = consume.open_consumer(settings, f"dash-{lane.chain}")
         self.publisher = Publisher(settings)
         self.follower = Follower(settings, lane.chain)
@@ -134,6 +148,8 @@ class _Run:
             # Chains have become faster, by less than that.
             registered.block_time_s / 20 if registered else 0.0,
         )
+        self.claimed = False
+        self.ended_early = ""
         self.next: dict[Partition, int] = {}
         self.ends: dict[Partition, int] = {}
         self.total, self.recent = _Account(), _Account()
@@ -153,8 +169,13 @@ class _Run:
         gc.freeze()
         while True:
             try:
-                self._connect()
-                self._drain()
+                if not self._stopping():
+                    self._connect()
+                    self._drain()
+                break
+            except db.Fenced as fence:
+                self.ended_early = str(fence)
+                log.info("%s: %s; nothing of the batch in hand was committed", self.lane.name, fence)
                 break
             except (Unavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
                 line = first_line(error)
@@ -163,15 +184,30 @@ class _Run:
                     raise Unavailable(f"{line} (tried for {self.settings.retry_for_s:g} s; nothing is lost)") from error
                 log.warning("%s; trying again in %.1f s", line, self.pause)
                 self._disconnect()
-                time.sleep(self.pause)
+                again_at = time.monotonic() + self.pause
+                while time.monotonic() < again_at and not self._stopping():
+                    time.sleep(_POLL_S)
                 self.pause = min(self.pause * 2, _LONGEST_PAUSE_S)
-        self._close_alerts(drain_timeout_s=30)
-        self.follower.close(drain_timeout_s=30)
+        self._close_alerts(drain_timeout_s=min(_CLOSE_S, self._left()))
+        self.follower.close(drain_timeout_s=_CLOSE_S, at_most=self._left)
         self._checkpoint(last=True)
         return self.total.checkpoint(
             time.monotonic() - self.started, self.next, self.lag_before, self._lag(), self.latency_total.take(),
-            self.follower.behind_s,
+            self.follower.behind_s, self.ended_early,
         )  # fmt: skip
+
+    def _stopping(self) -> bool:
+        if self.stopped_at is None and self.stop():
+            self.stopped_at, self.ended_early = time.monotonic(), ASKED_TO_STOP
+            log.info("%s: asked to stop", self.lane.name)
+        return self.stopped_at is not None
+
+    def _left(self) -> float:
+        """Seconds that are left for what follows commits."""
+        if not self._stopping():
+            return float("inf")
+        assert self.stopped_at is not None
+        return max(0.0, self.stopped_at + self.settings.stop_within_s / 2 - time.monotonic())
 
     def _all_is_well(self) -> None:
         """Being connected is not enough to say so: a database with a full disk lets everybody in."""
@@ -181,7 +217,11 @@ class _Run:
         self.conn = db.connect(self.settings)
         self.writer = db.Writer(self.conn)
         ranges = consume.ranges(self.consumer, self.lane)
-        self.next = db.claim(self.conn, {p: first for p, (first, _) in ranges.items()}, self.run_id)
+        if self.claimed:
+            self.next = db.claimed(self.conn, ranges, self.run_id)
+        else:
+            self.next = db.claim(self.conn, {p: first for p, (first, _) in ranges.items()}, self.run_id)
+            self.claimed = True
         self.ends.update({partition: end for partition, (_, end) in ranges.items()})
         for partition, (first, end) in ranges.items():
             self._check_range(partition, first, end)
@@ -203,7 +243,7 @@ class _Run:
                 f"offsets {offset} to {first - 1} were deleted from Kafka before they were ingested",
             )  # fmt: skip
             with self.conn.transaction():
-                db.lock_offsets(self.conn, {partition: offset})
+                db.lock_offsets(self.conn, {partition: offset}, self.run_id)
                 db.write_dead_letters(self.conn, [lost], self.run_id)
                 self.publisher.publish([lost])
                 db.advance_offsets(self.conn, {partition: first}, self.run_id)
@@ -218,10 +258,10 @@ class _Run:
         """Read, decode and commit until the lane is idle or its time is up."""
         consume.assign(self.consumer, self.next)
         ahead = _Reader(self.consumer, self.lane.chain, self.settings, self.limits, self.ends)
-        idle_since = last_checkpoint = time.monotonic()
+        idle_since = last_checkpoint = looked = time.monotonic()
         swept = False
         try:
-            while True:
+            while not self._stopping():
                 item = ahead.get(_POLL_S)
                 now = time.monotonic()
                 if item is not None:
@@ -229,11 +269,16 @@ class _Run:
                     ahead.committed = self.next
                     self._all_is_well()
                     idle_since, swept = time.monotonic(), False
+                    looked = idle_since
                 elif now - idle_since >= self.limits.idle_timeout_s:
                     return
                 elif now - idle_since >= min(DETACHED_FOR_S, self.limits.idle_timeout_s / 2) and not swept:
                     self._sweep()
                     swept = True
+                if now - looked >= _LOOK_EVERY_S:
+                    assert self.conn is not None
+                    db.claimed(self.conn, self.next, self.run_id)
+                    looked = now
                 if now - idle_since >= _CALM_S:
                     self._all_is_well()
                 if now - last_checkpoint >= self.limits.checkpoint_s and self.recent.messages:
@@ -334,6 +379,7 @@ class _Account:
         lag_after: int,
         latency: dict[str, dict[str, float]],
         index_behind_s: float,
+        ended_early: str = "",
     ) -> Checkpoint:
         return Checkpoint(
             seconds=seconds,
@@ -350,6 +396,7 @@ class _Account:
             latency=latency,
             index_behind_s=index_behind_s,
             heights=self.done.heights,
+            ended_early=ended_early,
         )
 
 

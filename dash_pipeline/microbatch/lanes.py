@@ -1,14 +1,17 @@
 """Lanes: which partitions a run drains.
 
-Belongs here: the value and the decision, both pure. Does not belong here: asking Kafka or Dagster (the lag sensor).
+Belongs here: the value, and how partitions are split, both pure. Does not belong here: how many lanes there are to be,
+asking Kafka or Dagster (`sensors/`).
 
-A lane is a disjoint set of partitions of one chain. Offsets are fenced in the database, so lanes that overlap by
-mistake lose nothing; they are kept disjoint because one of two would do its work in vain.
+A lane is a set of partitions of one chain. Lanes that are planned together are disjoint; a lane that starts takes its
+partitions over from those that have them, which end. Offsets are fenced in the database: nothing is lost meanwhile.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,7 +27,7 @@ class Lane:
 
     @property
     def name(self) -> str:
-        """The chain and the lane's first partition number: unique among live lanes, which are disjoint."""
+        """The chain and the lane's first partition number: unique among lanes that were planned together."""
         return f"{self.chain}-{min((min(ps) for ps in self.partitions.values()), default=0)}"
 
     def all(self) -> list[Partition]:
@@ -50,24 +53,19 @@ def lane(chain: str, partitions: Iterable[Partition]) -> Lane:
     return Lane(chain, {topic: tuple(ps) for topic, ps in topics.items()})
 
 
-def plan_lanes(
-    chain: str, lag: Mapping[Partition, int], live: Iterable[Lane], max_lanes: int, lag_per_lane: int
-) -> list[Lane]:
-    """The lanes to start now: the partitions that no live lane owns, split into as many lanes as their lag earns.
+def split(chain: str, lag: Mapping[Partition, int], count: int) -> list[Lane]:
+    """These partitions in `count` lanes, or in as many as there are partition numbers, evenly by lag.
 
-    `lag` names every partition of the chain, also those without lag: a lane owns those as well, because their messages
-    may come while it runs. Partition n of every topic goes to the same lane, so that keyed topics stay together.
-    Partitions that no live lane owns (added while lanes run, say) get a lane even when `max_lanes` are live.
+    Partition n of every topic goes to the same lane, so that keyed topics stay together. Each number weighs as much
+    again as the average beside its own lag: the messages to come are of all partitions.
     """
-    live = list(live)
-    owned = {partition for one in live for partition in one.all()}
-    free = {partition: n for partition, n in lag.items() if partition not in owned}
-    waiting = sum(n for n in free.values() if n > 0)
-    if not waiting:
-        return []
-    numbers = sorted({number for _, number in free})
-    earned = -(-waiting // lag_per_lane)
-    count = max(1, min(earned, max_lanes - len(live), len(numbers)))
-    slot = {number: i % count for i, number in enumerate(numbers)}
-    lanes = [lane(chain, (p for p in free if slot[p[1]] == i)) for i in range(count)]
-    return [one for one in lanes if any(free[p] > 0 for p in one.all())]
+    behind = Counter[int]()
+    for (_, number), messages in lag.items():
+        behind[number] += messages
+    share = 1 + behind.total() // max(1, len(behind))
+    slots = [(0, i) for i in range(min(count, len(behind)))]
+    slot = {}
+    for number in sorted(behind, key=lambda number: (-behind[number], number)):
+        weight, slot[number] = heapq.heappop(slots)
+        heapq.heappush(slots, (weight + behind[number] + share, slot[number]))
+    return [lane(chain, (p for p in lag if slot[p[1]] == i)) for i in range(len(slots))]

@@ -84,20 +84,24 @@ def run_engine(
     settings: Settings, partitions: Iterable[Partition], champions: Champions, limits: Limits, run_id: str
 ) -> Outcome:
     """Drain these partitions of dash.anomalies, deliver and index alerts, until there has been nothing to do for
-    `idle_timeout_s` or `max_run_s` is over. Raises Unavailable when a server stays away longer than `retry_for_s`,
-    Fenced when another run owns a partition; what was committed until then stays committed."""
+    `idle_timeout_s` or `max_run_s` is over, or another run has claimed a partition. Raises Unavailable when a server
+    stays away longer than `retry_for_s`; what was committed until then stays committed."""
     mine = lane("dash", partitions)
     consumer = consume.open_consumer(settings, "dash-predictions")
     outcome, started = Outcome(), time.monotonic()
-    failing_since, pause = None, _PAUSE_S
+    failing_since, pause, claimed = None, _PAUSE_S, False
     try:
         while True:
             done_before = outcome.messages
             try:
                 with db.connect(settings) as conn:
                     run = _Run(settings, conn, consumer, champions, run_id, outcome)
-                    run.begin(mine)
+                    run.begin(mine, claimed)
+                    claimed = True
                     run.loop(limits, started)
+                break
+            except db.Fenced as fence:
+                log.info("%s; nothing of the batch in hand was committed", fence)
                 break
             except (Unavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
                 line = first_line(error)
@@ -134,10 +138,13 @@ class _Run:
         self.opensearch = client(self.settings)
         self.index_after = 0.0
 
-    def begin(self, mine: Lane) -> None:
+    def begin(self, mine: Lane, claimed: bool) -> None:
         """Read on from the committed offsets; what Kafka no longer has is in the table all the same."""
         ranges = consume.ranges(self.consumer, mine)
-        self.next = db.claim(self.conn, {p: first for p, (first, _) in ranges.items()}, self.run_id)
+        if claimed:
+            self.next = db.claimed(self.conn, ranges, self.run_id)
+        else:
+            self.next = db.claim(self.conn, {p: first for p, (first, _) in ranges.items()}, self.run_id)
         for (topic, number), (first, end) in ranges.items():
             if self.next[topic, number] > end:
                 raise consume.OffsetsGoneError(
@@ -181,7 +188,7 @@ class _Run:
                     log.error("%s: a message that is not an anomaly is passed over: %s", topic.topic, error)
         offsets = dict(batch.next_offsets)
         with self.conn.transaction():
-            db.lock_offsets(self.conn, {p: self.next[p] for p in offsets})
+            db.lock_offsets(self.conn, {p: self.next[p] for p in offsets}, self.run_id)
             anomalies = read_anomalies(self.conn, list(ids))
             reaction = react(self.conn, self.policy, self.chains, self.champions, anomalies, self.run_id)
             done = not reaction.old and not self.undone
@@ -202,7 +209,7 @@ class _Run:
         ids, offsets = self.undone[0]
         some, rest = ids[:_OLD_AT_ONCE], ids[_OLD_AT_ONCE:]
         with self.conn.transaction():
-            db.lock_offsets(self.conn, {p: self.next[p] for p in offsets})
+            db.lock_offsets(self.conn, {p: self.next[p] for p in offsets}, self.run_id)
             anomalies = read_anomalies(self.conn, some)
             reaction = react(self.conn, self.policy, self.chains, self.champions, anomalies, self.run_id, self.settings)
             if not rest:

@@ -5,7 +5,7 @@ Belongs here: SQL. Does not belong here: what is decided between statements (`da
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -36,8 +36,13 @@ PAYLOAD_KEPT = 64 << 10
 NOT_STORABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
+# Of a client whose machine is gone the server lets go within half a minute, not after two hours: it may hold locks
+# that its successor waits for.
+_NOTICE_THE_DEAD = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
+
+
 class Fenced(DashError):
-    """Another run has advanced this run's partitions."""
+    """This run's partitions are no longer its own: another run has claimed them, or their offsets were set anew."""
 
 
 def connect(settings: Settings) -> Connection:
@@ -49,7 +54,7 @@ def connect(settings: Settings) -> Connection:
     try:
         conn = psycopg.connect(
             dsn, autocommit=True, connect_timeout=10, keepalives_idle=10, tcp_user_timeout=30_000,
-            application_name="dash-pipeline", options="-c timezone=UTC",
+            application_name="dash-pipeline", options=f"-c timezone=UTC {_NOTICE_THE_DEAD}",
         )  # fmt: skip
     except psycopg.OperationalError as error:
         raise Unavailable(f"database: {first_line(error)}") from error
@@ -132,15 +137,29 @@ def committed_offsets(conn: Connection) -> dict[Partition, int]:
 
 
 def claim(conn: Connection, first_offsets: Mapping[Partition, int], run_id: str) -> dict[Partition, int]:
-    """Make sure each partition has its row, at its first offset if it is new; returns the committed offsets."""
-    topics, partitions = zip(*sorted(first_offsets), strict=True)
-    conn.execute(
-        "INSERT INTO ops.stream_offsets (topic, partition, next_offset, run_id)"
-        " SELECT *, %s FROM unnest(%s::text[], %s::int[], %s::int8[]) ON CONFLICT DO NOTHING",
-        (run_id, list(topics), list(partitions), [first_offsets[p] for p in sorted(first_offsets)]),
-    )
-    committed = committed_offsets(conn)
-    return {partition: committed[partition] for partition in first_offsets}
+    """Make these partitions this run's, at their first offsets where they are new; returns the committed offsets.
+
+    Waits for a batch that their owner has in hand; from then on the owner is fenced. A run claims once: it would take
+    its partitions back from its successor otherwise.
+    """
+    topics, partitions = zip(*first_offsets, strict=True)
+    rows = conn.execute(
+        # In the order of _locked_offsets: two that wait for each other would end in a deadlock.
+        "INSERT INTO ops.stream_offsets AS o (topic, partition, next_offset, run_id)"
+        " SELECT n.*, %s FROM unnest(%s::text[], %s::int[], %s::int8[]) AS n(topic, partition, next) ORDER BY 2, 3"
+        " ON CONFLICT (topic, partition) DO UPDATE SET run_id = excluded.run_id"
+        " RETURNING topic, partition, next_offset",
+        (run_id, list(topics), list(partitions), list(first_offsets.values())),
+    ).fetchall()
+    return {(topic, partition): offset for topic, partition, offset in rows}
+
+
+def claimed(conn: Connection, partitions: Collection[Partition], run_id: str) -> dict[Partition, int]:
+    """The committed offsets of partitions that this run has claimed before. Raises Fenced when they are another's."""
+    rows = _select_offsets(conn, partitions).fetchall()
+    offsets = {(topic, partition): offset for topic, partition, offset, _ in rows}
+    _check_offsets(rows, dict.fromkeys(partitions, 0) | offsets, run_id)
+    return offsets
 
 
 def forget_offsets(conn: Connection, topic: str) -> int:
@@ -149,29 +168,34 @@ def forget_offsets(conn: Connection, topic: str) -> int:
     return conn.execute("DELETE FROM ops.stream_offsets WHERE topic = %s", (topic,)).rowcount
 
 
-def lock_offsets(conn: Connection, expected: Mapping[Partition, int]) -> None:
-    """Lock the offset rows for this transaction. Raises Fenced unless they are where this run left them."""
-    _check_offsets(_locked_offsets(conn, expected), expected)
+def lock_offsets(conn: Connection, expected: Mapping[Partition, int], run_id: str) -> None:
+    """Lock the offset rows for this transaction. Raises Fenced unless they are this run's, and where it left them."""
+    _check_offsets(_locked_offsets(conn, expected).fetchall(), expected, run_id)
 
 
-def _locked_offsets(conn: Connection, expected: Mapping[Partition, int]) -> Cursor:
-    topics, partitions = zip(*sorted(expected), strict=True)
+def _locked_offsets(conn: Connection, partitions: Iterable[Partition]) -> Cursor:
+    return _select_offsets(conn, partitions, " ORDER BY topic, partition FOR UPDATE")
+
+
+def _select_offsets(conn: Connection, partitions: Iterable[Partition], how: str = "") -> Cursor:
+    topics, numbers = zip(*sorted(partitions), strict=True)
     return conn.execute(
-        "SELECT topic, partition, next_offset FROM ops.stream_offsets"
-        " WHERE (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::int[]))"
-        " ORDER BY topic, partition FOR UPDATE",
-        (list(topics), list(partitions)),
+        "SELECT topic, partition, next_offset, run_id FROM ops.stream_offsets"
+        f" WHERE (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::int[])){how}",
+        (list(topics), list(numbers)),
         prepare=True,
     )
 
 
-def _check_offsets(locked: Cursor, expected: Mapping[Partition, int]) -> None:
-    found = {(topic, partition): offset for topic, partition, offset in locked.fetchall()}
-    for (topic, partition), offset in expected.items():
-        if found.get((topic, partition)) != offset:
+def _check_offsets(rows: Iterable[tuple[Any, ...]], expected: Mapping[Partition, int], run_id: str) -> None:
+    found = {(topic, partition): (offset, owner) for topic, partition, offset, owner in rows}
+    for (topic, partition), left_at in expected.items():
+        offset, owner = found.get((topic, partition), (None, run_id))
+        if owner != run_id:
+            raise Fenced(f"handed over to run {owner}")
+        if offset != left_at:
             raise Fenced(
-                f"{topic}/{partition}: another run owns this partition (committed offset is"
-                f" {found.get((topic, partition))}, this run left it at {offset}); nothing of this batch was written"
+                f"{topic}/{partition}: the committed offset is {offset}, this run left it at {left_at}: it was set anew"
             )
 
 
@@ -310,12 +334,13 @@ def open_batch(
     conn: Connection,
     chain: str,
     expected: Mapping[Partition, int],
+    run_id: str,
     heights: Sequence[int] = (),
     *,
     exclusive: bool,
 ) -> list[BlockRow]:
     """Begin a batch's transaction, in one round trip: holds the chain's tree and the offsets. Returns the blocks heard
-    of at these heights. Raises Fenced when another run owns one of the partitions."""
+    of at these heights. Raises Fenced when one of the partitions is no longer this run's."""
     with conn.pipeline():
         # conn.transaction() would keep the pipeline open, in which nothing can be copied.
         transaction.enter_context(psycopg.Transaction(conn))
@@ -327,7 +352,7 @@ def open_batch(
             (chain, list(heights)),
             prepare=True,
         )
-        _check_offsets(locked, expected)
+        _check_offsets(locked.fetchall(), expected, run_id)
         return known.fetchall()
 
 

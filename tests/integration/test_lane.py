@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,103 +12,24 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 
 from dash_pipeline import topics
 from dash_pipeline.errors import DashError, Unavailable
-from dash_pipeline.feed.wait import end_offsets
 from dash_pipeline.kafka import confluent_options
 from dash_pipeline.microbatch import consume
-from dash_pipeline.microbatch.drain import Checkpoint, Limits, drain
-from dash_pipeline.microbatch.lanes import Lane, lane, plan_lanes
+from dash_pipeline.microbatch.drain import Limits, drain
+from dash_pipeline.microbatch.lanes import lane
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.migrate import upgrade
-from dash_pipeline.storage.tables import TABLES
-from dash_pipeline.storage.timescale import Fenced
-from dash_pipeline.topics import DEAD_LETTERS, TYPES, Partition
+from dash_pipeline.topics import DEAD_LETTERS, TYPES
+from sensors.scaling import Live, Policy, scale
 from tests.chain import ROWS, Messages, block, branch, merge
-
-PARTITIONS = 2
-QUICK = Limits(idle_timeout_s=1.5, max_run_s=120, checkpoint_s=1)
-SMALL = Limits(idle_timeout_s=3, max_run_s=120, batch_rows=40, checkpoint_s=1)
-PATIENCE_S = 90
+from tests.lane import PARTITIONS, PATIENCE_S, QUICK, SMALL, Background, Market, wait_for
 
 
 @pytest.fixture(scope="module")
 def migrated(database: Settings) -> Settings:
     upgrade(database)
     return database
-
-
-@dataclass
-class Market:
-    """A chain of the test's own on the broker and in the database."""
-
-    settings: Settings
-    chain: str
-    checkpoints: list[Checkpoint] = field(default_factory=list)
-
-    def topic(self, type_: str) -> str:
-        return topics.topic_name(self.chain, type_)
-
-    def produce(self, messages: Mapping[str, list[bytes]]) -> int:
-        """In order; messages of one topic go round its partitions."""
-        options = confluent_options(self.settings) | {"message.max.bytes": 20 << 20, "linger.ms": 1}
-        producer = Producer(options)
-        failed: list[Any] = []
-        sent = 0
-        for type_, values in messages.items():
-            count = 1 if type_ in topics.SINGLE else PARTITIONS
-            for i, value in enumerate(values):
-                producer.produce(
-                    self.topic(type_),
-                    value,
-                    partition=i % count,
-                    on_delivery=lambda e, _: failed.append(e) if e else None,
-                )
-                sent += 1
-                if sent % 10_000 == 0:
-                    producer.flush(30)
-        assert producer.flush(60) == 0
-        assert failed == []
-        return sent
-
-    def ends(self) -> dict[Partition, int]:
-        return end_offsets(self.settings, topics.chain_topics(self.chain))
-
-    def partitions(self) -> list[Partition]:
-        return sorted(self.ends())
-
-    def lane(self, *numbers: int) -> Lane:
-        """The lane of these partition numbers, of all without any."""
-        return lane(self.chain, (p for p in self.partitions() if not numbers or p[1] in numbers))
-
-    def drain(self, limits: Limits = QUICK, run: str = "run", of: Lane | None = None, **other: Any) -> Checkpoint:
-        settings = self.settings.model_copy(update=other)
-        return drain(settings, of or self.lane(), limits, run, self.checkpoints.append)
-
-    def query(self, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with db.connect(self.settings) as conn:
-            return conn.execute(text, parameters).fetchall()
-
-    def counts(self) -> dict[str, int]:
-        return {t: self.query(f"SELECT count(*) FROM chain.{t} WHERE chain = %s", self.chain)[0][0] for t in TABLES}
-
-    def letters(self) -> list[tuple[str, int, int, str]]:
-        return self.query(
-            'SELECT topic, partition, "offset", reason FROM ops.dead_letters WHERE topic LIKE %s'
-            ' ORDER BY topic, partition, "offset"',
-            f"{self.chain}.%",
-        )
-
-    def lag(self) -> int:
-        with db.connect(self.settings) as conn:
-            committed = db.committed_offsets(conn)
-        ends = self.ends()
-        return sum(end - committed.get(partition, 0) for partition, end in ends.items())
-
-    def check(self, blocks: int) -> None:
-        """All rows of that many blocks are there, once, and nothing is left to read."""
-        assert self.counts() == {name: count * blocks for name, count in ROWS.items()}
-        assert self.lag() == 0
 
 
 @pytest.fixture
@@ -149,38 +67,6 @@ def dead_letter_messages(settings: Settings, chain: str) -> list[Message]:
     finally:
         consumer.close()
     return [m for m in found if dict(m.headers() or [])["topic"].decode().startswith(f"{chain}.")]
-
-
-class Background:
-    """A drain in a thread."""
-
-    def __init__(self, call: Callable[[], Checkpoint]) -> None:
-        self.result: Checkpoint | None = None
-        self.error: BaseException | None = None
-        self._call = call
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._call()
-        except BaseException as error:
-            self.error = error
-
-    def join(self) -> None:
-        self._thread.join(PATIENCE_S)
-        assert not self._thread.is_alive(), "the run hangs"
-
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 # --- a good day
@@ -291,7 +177,8 @@ def test_partitions_added_while_a_run_goes_on_are_not_lost(market: Market, admin
     assert producer.flush(10) == 0
     market.produce({t: v for t, v in late.items() if t != "log"})
     lag = {p: 1 for p in market.partitions() if p[1] >= 2}
-    (new,) = plan_lanes(market.chain, dict.fromkeys(market.partitions(), 0) | lag, [old], 2, 5000)
+    lag = dict.fromkeys(market.partitions(), 0) | lag
+    (new,) = scale(market.chain, lag, [Live(old)], None, Policy(max_lanes=2, lag_per_lane=5000), time.time()).lanes
     assert new.partitions == {market.topic("log"): (2, 3)}
     market.drain(QUICK, "new", new)
     run.join()
@@ -340,37 +227,6 @@ def test_offsets_that_were_deleted_are_recorded_and_the_lane_goes_on(market: Mar
     ((header,),) = [[dict(m.headers() or [])["reason"].decode()] for m in
                     dead_letter_messages(market.settings, market.chain)]  # fmt: skip
     assert header == reason
-
-
-# --- two runs
-
-
-def test_of_two_runs_on_the_same_partitions_one_commits_each_batch(
-    market: Market, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And whoever meets what the other has committed ends; both may, when each was first at another topic."""
-    market.produce(whole(branch("A", 0, 59, "-")))
-    both, claim, claims = threading.Barrier(2), db.claim, itertools.count()
-
-    def claim_together(*args: Any) -> dict[Partition, int]:
-        claimed = claim(*args)
-        if next(claims) < both.parties:
-            both.wait(PATIENCE_S)
-        return claimed
-
-    monkeypatch.setattr(db, "claim", claim_together)
-    runs = {name: Background(lambda name=name: market.drain(SMALL, name)) for name in ("one", "two")}
-    for run in runs.values():
-        run.join()
-    fenced = [run for run in runs.values() if run.error is not None]
-    assert fenced
-    for run in fenced:
-        assert isinstance(run.error, Fenced)
-        assert "another run owns this partition" in str(run.error)
-        assert "\n" not in str(run.error)
-    monkeypatch.undo()
-    market.drain()
-    market.check(60)
 
 
 # --- servers that go away

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from dagster import AssetKey, DagsterEventType, DagsterInstance, ExecuteInProcessResult
 
 from dash_pipeline.definitions import build_defs
+from dash_pipeline.errors import Unavailable
 from dash_pipeline.lag import Extent
 from dash_pipeline.microbatch.drain import Checkpoint, Limits
 from dash_pipeline.microbatch.lanes import Lane
-from dash_pipeline.storage import timescale as db
 from resources.kafka import KafkaResource
 from resources.lanes import LaneResource
 from resources.timescale import TimescaleResource
@@ -49,9 +50,14 @@ class Lanes(LaneResource):
         return WHOLE
 
 
-class Fenced(LaneResource):
+class Away(LaneResource):
     def drain(self, lane: Lane, limits: Limits, run_id: str, on_checkpoint: Callable[[Checkpoint], None]) -> Checkpoint:
-        raise db.Fenced("anvil.logs/0: another run owns this partition")
+        raise Unavailable("database: no connection (tried for 60 s; nothing is lost)")
+
+
+class HandedOver(LaneResource):
+    def drain(self, lane: Lane, limits: Limits, run_id: str, on_checkpoint: Callable[[Checkpoint], None]) -> Checkpoint:
+        return replace(WHOLE, ended_early="handed over to run abc")
 
 
 class Kafka(KafkaResource):
@@ -141,12 +147,19 @@ def test_without_config_a_run_drains_every_partition(instance: DagsterInstance) 
 
 
 def test_an_error_for_people_fails_the_run_in_one_line(instance: DagsterInstance) -> None:
-    result = ingest(instance, Fenced())
+    result = ingest(instance, Away())
     assert not result.success
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     data = failure.step_failure_data
     assert data.user_failure_data is not None
-    assert data.user_failure_data.description == "anvil.logs/0: another run owns this partition"
+    assert data.user_failure_data.description == "database: no connection (tried for 60 s; nothing is lost)"
+
+
+def test_a_run_that_was_taken_over_succeeds_and_says_so(instance: DagsterInstance) -> None:
+    result = ingest(instance, HandedOver())
+    assert result.success
+    (run,) = materialisations(result, "anvil", "logs")
+    assert run["ended early"] == "handed over to run abc"
 
 
 def test_checks_alone_drain_nothing(instance: DagsterInstance) -> None:

@@ -7,8 +7,9 @@ import pytest
 from dash_pipeline.lag import Extent
 from dash_pipeline.microbatch.lanes import lane
 from dash_pipeline.topics import chain_topics
-from sensors.lag_decision import Decision, Policy, Seen, decide, to_observe
+from sensors.lag_decision import Decision, Seen, decide, to_observe
 from sensors.runs import LONGEST_REST_S, rest_after
+from sensors.scaling import Live, Memory, Policy
 
 POLICY = Policy(max_lanes=2, lag_per_lane=100)
 LOGS = "anvil.logs"
@@ -45,7 +46,7 @@ def test_no_lag_starts_nothing_and_says_so() -> None:
 
 
 def test_a_live_lane_is_not_started_again() -> None:
-    live = lane("anvil", PARTITIONS)
+    live = Live(lane("anvil", PARTITIONS))
     decision = answer(Seen(extent({0: 10, 1: 5}), {}, [live]))
     assert decision.lanes == ()
     assert "anvil: 1 live lane, 15 behind" in (decision.skip_reason or "")
@@ -57,17 +58,17 @@ def test_an_index_that_was_left_behind_starts_a_lane() -> None:
 
 
 def test_a_live_lane_is_left_to_close_the_gap_of_the_index() -> None:
-    live = [lane("anvil", PARTITIONS)]
+    live = [Live(lane("anvil", PARTITIONS))]
     assert answer(Seen(extent({0: 0, 1: 0}), {}, live, unfinished=frozenset({"anvil"}))).lanes == ()
 
 
 def test_another_chains_live_lane_does_not_count() -> None:
-    decision = answer(Seen(extent({0: 10}), {}, [lane("bsc", [("bsc.logs", 0)])]))
+    decision = answer(Seen(extent({0: 10}), {}, [Live(lane("bsc", [("bsc.logs", 0)]))]))
     assert [one.chain for one in decision.lanes] == ["anvil"]
 
 
 def test_partitions_added_while_a_lane_runs_get_a_lane() -> None:
-    decision = answer(Seen(extent({0: 10, 1: 10}), {}, [lane("anvil", [(LOGS, 0)])]))
+    decision = answer(Seen(extent({0: 10, 1: 10}), {}, [Live(lane("anvil", [(LOGS, 0)]))]))
     assert [one.all() for one in decision.lanes] == [[(LOGS, 1)]]
 
 
@@ -110,6 +111,22 @@ def test_a_chain_whose_runs_fail_rests_and_the_others_do_not() -> None:
     decision = answer(Seen(both, {}, resting_s={"anvil": 12.0}), chains=("anvil", "bsc"))
     assert [one.chain for one in decision.lanes] == ["bsc"]
     assert "anvil: its last run failed, trying again in 12 s" in decision.notes
+
+
+def test_a_change_of_the_lanes_is_told_and_remembered() -> None:
+    seen = Seen(extent({0: 500, 1: 500}), {}, [Live(lane("anvil", PARTITIONS))], now=1000)
+    decision = answer(seen)
+    assert [one.all() for one in decision.lanes] == [[place] for place in PARTITIONS]
+    assert "anvil: from 1 to 2 lanes, 1,000 behind" in decision.notes
+    assert decision.memory == {"anvil": Memory(1000)}
+
+
+def test_a_change_that_rests_is_not_remembered_as_made() -> None:
+    before = {"anvil": Memory(100)}
+    live = [Live(lane("anvil", PARTITIONS))]
+    decision = answer(Seen(extent({0: 500, 1: 500}), {}, live, {"anvil": 12.0}, memory=before, now=1000))
+    assert decision.lanes == ()
+    assert decision.memory == before
 
 
 def test_a_rest_without_lag_is_not_mentioned() -> None:

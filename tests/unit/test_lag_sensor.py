@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -130,8 +132,9 @@ def test_topics_are_observed_when_their_lag_begins_and_ends_only(defs: Definitio
     assert len(over.asset_events) == len(PLACES)
 
 
-def test_a_lost_cursor_loses_nothing(defs: Definitions, instance: DagsterInstance) -> None:
-    with_cursor, without = tick(defs, instance, cursor="{}"), tick(defs, instance)
+@pytest.mark.parametrize("cursor", ["{}", "not JSON", "[]", '{"anvil.logs": [5, 1.0]}', '{"topics": [], "scaling": 1}'])
+def test_a_lost_cursor_loses_nothing(defs: Definitions, instance: DagsterInstance, cursor: str) -> None:
+    with_cursor, without = tick(defs, instance, cursor=cursor), tick(defs, instance)
     assert isinstance(with_cursor, SensorResult)
     assert isinstance(without, SensorResult)
     assert with_cursor.run_requests == without.run_requests
@@ -159,10 +162,43 @@ def test_a_run_that_waits_or_runs_is_a_live_lane(
             remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), "ingest_anvil"),
         )
     )
-    assert [one.all() for one in live_lanes(instance, ["anvil", "bsc"])] == [sorted(PLACES)]
+    (live,) = live_lanes(instance, ["anvil", "bsc"])
+    assert live.lane.all() == sorted(PLACES)
+    assert live.begun == (status in (DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING))
+    assert abs(live.since - time.time()) < 60
     result = tick(defs, instance)
     assert isinstance(result, SensorResult)
     assert not result.run_requests
+
+
+def test_more_lag_than_the_live_lane_is_worth_plans_anew(
+    defs: Definitions, instance: DagsterInstance, environment: pytest.MonkeyPatch
+) -> None:
+    """Through all of it: tags of a run that lives, the cool-down, the cursor, and the next tick with it."""
+    environment.setitem(PLACES, ("anvil.logs", 1), 20_000)
+    environment.setitem(PLACES, ("anvil.logs", 0), 20_000)
+    location = RegisteredCodeLocationOrigin("ingestion")
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), "ingest_anvil")
+    tags = run_request(lane("anvil", PLACES), settings()).tags
+    instance.add_run(
+        DagsterRun(job_name="ingest_anvil", tags=tags, status=DagsterRunStatus.STARTED, remote_job_origin=origin)
+    )
+    cooling = tick(defs, instance)
+    assert isinstance(cooling, SensorResult)
+    assert not cooling.run_requests
+    long_ago = json.loads(cooling.cursor or "") | {"scaling": {"anvil": [time.time() - 31, None, 0]}}
+    scaled = tick(defs, instance, cursor=json.dumps(long_ago))
+    assert isinstance(scaled, SensorResult)
+    assert [request.tags[LANE_TAG] for request in scaled.run_requests or []] == ["anvil-0", "anvil-1"]
+    for request in scaled.run_requests or []:
+        instance.add_run(
+            DagsterRun(
+                job_name="ingest_anvil", tags=request.tags, status=DagsterRunStatus.STARTED, remote_job_origin=origin
+            )
+        )
+    again = tick(defs, instance, cursor=scaled.cursor)
+    assert isinstance(again, SensorResult)
+    assert not again.run_requests
 
 
 def test_a_run_that_ended_is_not_live(instance: DagsterInstance, environment: pytest.MonkeyPatch) -> None:

@@ -350,14 +350,15 @@ class Follower:
             self._committed = time.time()
         self._wake.set()
 
-    def close(self, drain_timeout_s: float) -> None:
+    def close(self, drain_timeout_s: float, at_most: Callable[[], float] = lambda: float("inf")) -> None:
         """Stop when the indexes have all that is committed by now, or when the time is up; what is left is left to the
-        next follower. Closing again does nothing."""
+        next follower. `at_most`: seconds that are left, asked again and again. Closing again does nothing."""
         self._give_up_at = time.monotonic() + drain_timeout_s
         self._stop.set()
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(drain_timeout_s + 2 * _RETRY_FOR_S)
+        while self._thread.is_alive() and time.monotonic() < self._give_up_at + 2 * _RETRY_FOR_S:
+            self._thread.join(0.1)
+            self._give_up_at = min(self._give_up_at, time.monotonic() + at_most())
 
     def _run(self) -> None:
         pause, more, last_id = self._interval_s, True, None
