@@ -348,6 +348,19 @@ def test_a_wrong_value_is_refused_with_one_line(helm: Helm, tmp_path: Path, wron
     ], done.stderr
 
 
+def test_service_policies_and_monitor_select_its_pods(helm: Helm, tmp_path: Path) -> None:
+    objects = documents(helm, tmp_path, {"metrics": {"podMonitor": True}}, "values-production.yaml")
+
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert objects["Service"]["spec"]["selector"] == labels
+    assert objects["NetworkPolicy"]["spec"]["podSelector"] == {"matchLabels": labels}
+    for kind in ("Deployment", "PodDisruptionBudget", "PodMonitor"):
+        assert objects[kind]["spec"]["selector"] == {"matchLabels": labels}, kind
+    ports = objects["Deployment"]["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert objects["PodMonitor"]["spec"]["podMetricsEndpoints"][0]["port"] in [port["name"] for port in ports]
+    assert [port["targetPort"] for port in objects["Service"]["spec"]["ports"]] == ["https"], "metrics stay inside"
+
+
 def test_requests_are_shared_by_weight(helm: Helm, haproxy: Path, tmp_path: Path) -> None:
     with site(helm, haproxy, tmp_path, {"a": 3, "b": 2, "c": 1}, opensearch={"slots": 16}) as one:
         got = [*chain(*asyncio.run(load([Client(one) for _ in range(6)], 3, f"{SEARCH}?ms=1")))]
