@@ -1,4 +1,4 @@
-"""The chart, rendered by Helm; and the platform on a cluster: the local one, its servers beside it, the chart installed.
+"""The chart, rendered by Helm; the platform on a cluster: the local one, its servers beside it, the chart installed.
 
 Belongs here: what every test of this folder stands on. Does not belong here: the cluster's programs (`cluster.py`).
 """
