@@ -60,7 +60,14 @@ def test_a_node_is_drained(release: Release, cluster: Cluster) -> None:
         wait("a lane", lambda: lanes(release))
         try:
             # The one node keeps what serves: there is no other for it to go to.
-            cluster.kubectl("drain", NODE_NAME, "--pod-selector=dagster/run-id", "--force", "--timeout=120s")
+            cluster.kubectl(
+                "drain",
+                NODE_NAME,
+                "--pod-selector=dagster/run-id",
+                "--force",
+                "--delete-emptydir-data",
+                "--timeout=120s",
+            )
             assert not release.run_pods()
         finally:
             cluster.kubectl("uncordon", NODE_NAME)
