@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME ...]`: run benchmarks on a stack of their own, that begins empty; print the figures."""
+"""`python -m benchmarks [NAME ...]`: run benchmarks on a stack of their own, that begins empty; print the figures.
+
+`python -m benchmarks autoscale_sim [OPTION ...]` simulates, and needs no stack.
+"""
 
 from __future__ import annotations
 
@@ -40,4 +43,10 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["autoscale_sim"]:
+        from benchmarks import autoscale_sim
+        from dash_pipeline.errors import run_script
+
+        run_script(lambda: autoscale_sim.main(sys.argv[2:]))
+    else:
+        main(sys.argv[1:])
