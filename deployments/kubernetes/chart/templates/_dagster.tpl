@@ -115,6 +115,9 @@ run_launcher:
       job_spec_config:
         ttlSecondsAfterFinished: {{ .Values.runs.keepSeconds }}
         activeDeadlineSeconds: {{ .Values.runs.deadlineSeconds }}
+        # A pod that is asked to leave, as on a node that is drained, is at work until it has left: counted as failed
+        # before, its run would be ended by run monitoring while it commits.
+        podReplacementPolicy: Failed
     # A run's tags may say how large it is and where it runs, not who it is: tags come from everybody who sees the UI.
     only_allow_user_defined_k8s_config_fields:
       container_config: {resources: true}
