@@ -152,6 +152,17 @@ class Cluster:
         """Whether the node has an image."""
         return image in self._ctr("images", "ls", "-q").split()
 
+    @contextmanager
+    def without(self, image: str) -> Iterator[None]:
+        """The node has lost an image for as long as the block lasts."""
+        kept = f"{image}-kept"
+        self._ctr("images", "tag", "--force", image, kept)
+        self._ctr("images", "rm", "--sync", image)
+        try:
+            yield
+        finally:
+            self._ctr("images", "tag", "--force", kept, image)
+
     def pid(self, name: str) -> int:
         """Of a program of the cluster."""
         return int((self.run / "pids" / name).read_text())
