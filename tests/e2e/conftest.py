@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from rich.console import Console
 
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.progress import Lines
+from dash_pipeline.stack.stack import GROUPS
 
 
-@pytest.fixture(scope="session")
-def platform(stack: Stack) -> Stack:
+@pytest.fixture(scope="package")
+def platform(stack: Stack) -> Iterator[Stack]:
     """The test stack with everything up: schema, topics, indexes and Dagster, whose sensors are running."""
     stack.up(progress=Lines(Console(stderr=True)))
-    return stack
+    yield stack
+    for name in reversed(GROUPS["dagster"]):
+        stack.stop(name)

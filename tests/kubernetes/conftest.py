@@ -95,7 +95,7 @@ def pods(objects: list[Object]) -> dict[str, Object]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """The local cluster."""
     if reason := why_not():
@@ -112,7 +112,7 @@ def cluster() -> Iterator[Cluster]:
                 cluster.down()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stores(cluster: Cluster) -> Iterator[Stack]:
     """Kafka, TimescaleDB, OpenSearch and S3 in the cluster's network, beside its pods."""
     home, opt = ROOT / ".stack" / "kubernetes-stores", Path(os.environ.get("DASH_OPT_DIR") or ROOT / ".stack" / "opt")
@@ -136,7 +136,7 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
             stack.down()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def image(cluster: Cluster) -> str:
     """The project's image on the node; its name."""
     if not (_KEEP and cluster.has(images.NAME)):
@@ -146,7 +146,7 @@ def image(cluster: Cluster) -> str:
     return images.NAME
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def release(cluster: Cluster, stores: Stack, image: str, tmp_path_factory: pytest.TempPathFactory) -> Release:
     """The chart, installed; everything it starts is ready."""
     release = Release(cluster, "dash", stores, tmp_path_factory.mktemp("release"))
