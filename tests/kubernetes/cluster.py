@@ -36,7 +36,8 @@ NODE_NAME = "node1"
 NODE = "10.244.0.1"
 PODS = "10.244.0.0/24"
 SERVICES = "10.96.0.0/16"
-_LINK = ("10.245.0.1", "10.245.0.2")
+#: The two ends of the link between this machine and the namespace.
+MACHINE, _INSIDE = "10.245.0.1", "10.245.0.2"
 
 _PACKAGES = {
     "containerd": "containerd",
@@ -112,10 +113,29 @@ def program(name: str) -> Path:
 
 
 @dataclass(frozen=True)
+class Given:
+    """Somebody's cluster, such as one of kind or k3d: $KUBECONFIG, an image that it can pull, and the address at which
+    its pods reach this machine."""
+
+    kubeconfig: Path
+    image: str
+    host: str
+
+    @classmethod
+    def from_environment(cls) -> Given | None:
+        """None unless all three are set: whoever has a KUBECONFIG has not yet said that tests may use that cluster."""
+        names = ("KUBECONFIG", "DASH_TEST_IMAGE", "DASH_TEST_HOST")
+        values = [os.environ.get(name) for name in names]
+        return cls(Path(values[0] or ""), str(values[1]), str(values[2])) if all(values) else None
+
+
+@dataclass(frozen=True)
 class Cluster:
-    """A cluster whose files lie in `home`; there can be one on a machine at a time."""
+    """A cluster whose files lie in `home`; there can be one on a machine at a time. One that is `given` is used, and
+    nothing of it started or ended."""
 
     home: Path
+    given: Given | None = None
 
     @property
     def run(self) -> Path:
@@ -125,7 +145,7 @@ class Cluster:
     @property
     def kubeconfig(self) -> Path:
         """Of the cluster's administrator."""
-        return self.run / "admin.kubeconfig"
+        return self.given.kubeconfig if self.given else self.run / "admin.kubeconfig"
 
     def kubectl(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
         """What kubectl prints. Raises CalledProcessError, with what it complains about in its text."""
@@ -138,7 +158,11 @@ class Cluster:
     def helm(self, *arguments: str | Path) -> str:
         """What helm prints."""
         command = [program("helm"), "--kubeconfig", self.kubeconfig, *arguments]
-        environment = {**os.environ, "HELM_CACHE_HOME": str(self.run / "helm"), "HELM_CONFIG_HOME": str(self.run)}
+        environment = {
+            **os.environ,
+            "HELM_CACHE_HOME": str(cache() / "helm"),
+            "HELM_CONFIG_HOME": str(cache() / "helm"),
+        }
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise AssertionError(f"helm {' '.join(map(str, arguments))}: {done.stderr.strip()}")
@@ -278,7 +302,7 @@ class Cluster:
             raise AssertionError(f"{name} is not ready after {seconds:g} s: {install.last_line(log)} (log: {log})")
 
     def _make_network(self) -> None:
-        here, there = _LINK
+        here, there = MACHINE, _INSIDE
         for line in (
             f"netns add {NAMESPACE}",
             f"-n {NAMESPACE} link set lo up",

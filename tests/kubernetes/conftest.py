@@ -20,8 +20,8 @@ import yaml
 from dash_pipeline import topics
 from dash_pipeline.stack import Stack
 from tests.kubernetes import image as images
+from tests.kubernetes.cluster import MACHINE, NODE, VERSION, Cluster, Given, alone, cache, not_built, program, why_not
 from tests.kubernetes.cluster import NAMESPACE as NETWORK
-from tests.kubernetes.cluster import NODE, VERSION, Cluster, alone, cache, not_built, program, why_not
 from tests.kubernetes.release import CHART, Release
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +31,6 @@ CHAIN = "anvil_live"
 _STORES = ("kafka", "timescale", "opensearch", "s3")
 # As for the other stacks: DASH_TEST_KEEP=1 uses what is up, with its data, and leaves it up.
 _KEEP = os.environ.get("DASH_TEST_KEEP") == "1"
-_MACHINE = "10.245.0.1/32"
-
 
 #: The least that a cluster must say.
 GIVEN = Path(__file__).parent / "values.yaml"
@@ -97,12 +95,16 @@ def pods(objects: list[Object]) -> dict[str, Object]:
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
-    """The local cluster."""
+    """A cluster: the one that the environment gives, else one of this machine."""
+    home = ROOT / ".stack" / "kubernetes"
+    if given := Given.from_environment():
+        yield Cluster(home, given)
+        return
     if reason := why_not():
         warnings.warn(f"the tests on a cluster are NOT RUN: {reason}", stacklevel=1)
         pytest.skip(f"NOT RUN: {reason}")
     with alone():
-        cluster = Cluster(ROOT / ".stack" / "kubernetes")
+        cluster = Cluster(home)
         try:
             if not (_KEEP and cluster.kubeconfig.exists()):
                 cluster.up()
@@ -112,13 +114,22 @@ def cluster() -> Iterator[Cluster]:
                 cluster.down()
 
 
+@pytest.fixture
+def node(cluster: Cluster) -> Cluster:
+    """The cluster of this machine, whose node a test may do anything to."""
+    if cluster.given:
+        pytest.skip("NOT RUN: it does something to the node, and the cluster is somebody's")
+    return cluster
+
+
 @pytest.fixture(scope="package")
 def stores(cluster: Cluster) -> Iterator[Stack]:
-    """Kafka, TimescaleDB, OpenSearch and S3 in the cluster's network, beside its pods."""
+    """Kafka, TimescaleDB, OpenSearch and S3 where the cluster's pods reach them."""
     home, opt = ROOT / ".stack" / "kubernetes-stores", Path(os.environ.get("DASH_OPT_DIR") or ROOT / ".stack" / "opt")
-    environment = {**os.environ, "DASH_STACK_DIR": str(home), "DASH_OPT_DIR": str(opt), "DASH_STACK_HOST": NODE}
+    host = cluster.given.host if cluster.given else NODE
+    environment = {**os.environ, "DASH_STACK_DIR": str(home), "DASH_OPT_DIR": str(opt), "DASH_STACK_HOST": host}
     environment.pop("DASH_PORT_OFFSET", None)
-    inside = ["nsenter", f"--net=/run/netns/{NETWORK}", "--", sys.executable, "-c"]
+    inside = [] if cluster.given else ["nsenter", f"--net=/run/netns/{NETWORK}", "--"]
     stack = Stack.at(home, opt=opt)
     if _KEEP and stack.supervisor.running():
         yield stack
@@ -127,7 +138,7 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
     try:
         # Their content is for the release to make.
         up = f"from dash_pipeline.stack import Stack; Stack.at().up({_STORES}, content=False)"
-        subprocess.run([*inside, up], env=environment, check=True)
+        subprocess.run([*inside, sys.executable, "-c", up], env=environment, check=True)
         stack = Stack.at(home, opt=opt)
         topics.ensure(stack.settings(), [CHAIN], partitions=PARTITIONS)
         yield stack
@@ -138,7 +149,9 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
 
 @pytest.fixture(scope="package")
 def image(cluster: Cluster) -> str:
-    """The project's image on the node; its name."""
+    """The project's image, where the cluster finds it; its name."""
+    if cluster.given:
+        return cluster.given.image
     if not (_KEEP and cluster.has(images.NAME)):
         file = cache() / "image.tar"
         images.build(file)
@@ -151,15 +164,19 @@ def release(cluster: Cluster, stores: Stack, image: str, tmp_path_factory: pytes
     """The chart, installed; everything it starts is ready."""
     release = Release(cluster, "dash", stores, tmp_path_factory.mktemp("release"))
     if not (_KEEP and release.installed()):
-        release.install(values(stores, image))
+        release.install(values(cluster, stores, image))
     return release
 
 
-def values(stores: Stack, image: str) -> dict[str, Any]:
+def values(cluster: Cluster, stores: Stack, image: str) -> dict[str, Any]:
     """The chart's values for this cluster and these servers."""
     settings = stores.settings()
     name, _, tag = image.rpartition(":")
-    here, ports = [{"ipBlock": {"cidr": f"{NODE}/32"}}], [stores.ports[store] for store in _STORES]
+    host, ports = stores.ports.host, [stores.ports[store] for store in _STORES]
+    here = [{"ipBlock": {"cidr": f"{host}/32"}}]
+    policy: dict[str, Any] = {"data": [{"to": here, "ports": ports}]}
+    if not cluster.given:
+        policy |= {"dns": here, "api": {"to": here}, "ui": [{"ipBlock": {"cidr": f"{MACHINE}/32"}}]}
     plain = (
         "kafka_bootstrap", "kafka_security_protocol", "kafka_sasl_mechanism", "kafka_username", "opensearch_url",
         "opensearch_username", "s3_endpoint", "s3_region", "s3_bucket",
@@ -172,7 +189,7 @@ def values(stores: Stack, image: str) -> dict[str, Any]:
         "DAGSTER_PG_PASSWORD": stores.place.secrets.timescale_dagster,
     }
     return {
-        "image": {"repository": name, "tag": tag, "pullPolicy": "Never"},
+        "image": {"repository": name, "tag": tag, "pullPolicy": "IfNotPresent" if cluster.given else "Never"},
         "settings": {
             **{name: getattr(settings, name) for name in plain},
             "max_lanes": 4,
@@ -181,11 +198,6 @@ def values(stores: Stack, image: str) -> dict[str, Any]:
         },
         "runs": {"startTimeoutSeconds": 45},
         "secrets": secrets,
-        "dagster": {"postgres": {"host": NODE, "port": stores.ports["timescale"]}},
-        "networkPolicy": {
-            "dns": here,
-            "api": {"to": here},
-            "data": [{"to": here, "ports": ports}],
-            "ui": [{"ipBlock": {"cidr": _MACHINE}}],
-        },
+        "dagster": {"postgres": {"host": host, "port": stores.ports["timescale"]}},
+        "networkPolicy": policy,
     }

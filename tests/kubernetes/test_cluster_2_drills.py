@@ -33,6 +33,7 @@ def kill(*words: str) -> int:
     return count
 
 
+@pytest.mark.usefixtures("node")
 def test_a_runs_pod_is_killed(release: Release) -> None:
     with feeding(release):
         (victim, *_) = wait("a lane", lambda: lanes(release))
@@ -55,12 +56,12 @@ def test_a_runs_pod_is_evicted(release: Release) -> None:
     assert release.run(victim)["status"] == "SUCCESS", release.said(victim)
 
 
-def test_a_node_is_drained(release: Release, cluster: Cluster) -> None:
+def test_a_node_is_drained(release: Release, node: Cluster) -> None:
     with feeding(release):
         wait("a lane", lambda: lanes(release))
         try:
             # The one node keeps what serves: there is no other for it to go to.
-            cluster.kubectl(
+            node.kubectl(
                 "drain",
                 NODE_NAME,
                 "--pod-selector=dagster/run-id",
@@ -70,9 +71,10 @@ def test_a_node_is_drained(release: Release, cluster: Cluster) -> None:
             )
             assert not release.run_pods()
         finally:
-            cluster.kubectl("uncordon", NODE_NAME)
+            node.kubectl("uncordon", NODE_NAME)
 
 
+@pytest.mark.usefixtures("node")
 def test_the_daemon_is_killed(release: Release) -> None:
     with feeding(release):
         assert kill("dagster-daemon", "run")
@@ -115,17 +117,17 @@ def test_a_code_location_that_crashes_leaves_the_others_working(release: Release
         wait("the code location", lambda: release.ready("code-marts"), 120)
 
 
-def test_the_api_is_away_for_a_minute(release: Release, cluster: Cluster) -> None:
+def test_the_api_is_away_for_a_minute(release: Release, node: Cluster) -> None:
     with feeding(release):
         wait("a lane", lambda: lanes(release))
         try:
-            cluster.stop("kube-apiserver")
+            node.stop("kube-apiserver")
             before, away = rows(release), time.monotonic()
             wait("rows while the API is away", lambda: rows(release) > before, API_AWAY_S)
             time.sleep(max(0.0, API_AWAY_S - (time.monotonic() - away)))
         finally:
-            cluster.start("kube-apiserver")
-        wait("the API", lambda: cluster.kubectl("get", "--raw", "/readyz"), 60)
+            node.start("kube-apiserver")
+        wait("the API", lambda: node.kubectl("get", "--raw", "/readyz"), 60)
         wait("the webserver", lambda: release.graphql("{ version }"), 60)
 
 
@@ -138,8 +140,8 @@ def test_a_run_that_takes_too_much_memory_is_named_as_such(release: Release) -> 
     assert "OOMKilled" in release.said(run_id)
 
 
-def test_a_run_whose_image_is_missing_fails_with_the_reason(release: Release, cluster: Cluster, image: str) -> None:
-    with cluster.without(image):
+def test_a_run_whose_image_is_missing_fails_with_the_reason(release: Release, node: Cluster, image: str) -> None:
+    with node.without(image):
         run_id = release.launch("build_views", "marts")
         wait("the failure", lambda: release.run(run_id)["status"] == "FAILURE", 120)
         said = release.said(run_id)

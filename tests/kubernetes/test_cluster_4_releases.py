@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dash_pipeline.stack import Stack
+from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.conftest import values
 from tests.kubernetes.release import NAME, Release, wait
 
@@ -20,8 +21,8 @@ _KINDS = (
 
 
 @pytest.fixture(scope="module")
-def installed(stores: Stack, image: str) -> dict[str, Any]:
-    return values(stores, image)
+def installed(cluster: Cluster, stores: Stack, image: str) -> dict[str, Any]:
+    return values(cluster, stores, image)
 
 
 def settings_of(release: Release) -> dict[str, str]:
