@@ -194,6 +194,8 @@ def values(cluster: Cluster, stores: Stack, image: str) -> dict[str, Any]:
             **{name: getattr(settings, name) for name in plain},
             "max_lanes": 4,
             "lag_per_lane": 1_000,
+            "scale_up_cooldown_s": 10,
+            "scale_down_after_s": 30,
             "idle_timeout_s": 10,
         },
         "runs": {"startTimeoutSeconds": 45},

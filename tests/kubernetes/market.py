@@ -5,14 +5,25 @@ Belongs here: feeding, and the count at the end. Does not belong here: what is d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from confluent_kafka import Producer
 
 from dash_pipeline.demo import forget
+from dash_pipeline.feed import files
 from dash_pipeline.feed.replay import replay
+from dash_pipeline.kafka import confluent_options
 from dash_pipeline.market import RECORDED
+from dash_pipeline.stack.status import lag
 from dash_pipeline.storage import timescale
+from dash_pipeline.topics import topic_name
 from tests.kubernetes.release import Release, wait
 from tests.whole import check, settle
 
@@ -36,6 +47,41 @@ def feeding(release: Release, rate: float = RATE) -> Iterator[None]:
         report = fed.result()
     settle(settings, CHAIN)
     check(settings, CHAIN, report.types)
+
+
+def course(release: Release, rate: Callable[[float], float], seconds: float, trace: Path) -> list[int]:
+    """Feed the market, as much of it as there is, with `rate(seconds since the beginning)` messages a second; write a
+    csv of seconds, lag and lanes. Returns the lanes of each moment. At the end each message is a row, once."""
+    settings = release.stores.settings()
+    with timescale.connect(settings) as conn:
+        forget(settings, conn, CHAIN)
+    producer, sent, seen = Producer(confluent_options(settings) | {"linger.ms": 5}), Counter[str](), list[int]()
+    (recorded,) = files.find([RECORDED]).groups
+    messages, due, began, last = files.merged(recorded), 0.0, time.monotonic(), 0.0
+    with ThreadPoolExecutor(1) as pool, trace.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["seconds", "lag", "lanes"])
+
+        def look(at: float) -> None:
+            behind = sum(topic.lag for topic in lag(settings) if topic.topic.startswith(f"{CHAIN}."))
+            seen.append(len(lanes(release)))
+            table.writerow([f"{at:.1f}", behind, seen[-1]])
+
+        looking = pool.submit(look, 0.0)
+        while (now := time.monotonic() - began) < seconds:
+            due, last = due + rate(now) * (now - last), now
+            for message, line in islice(messages, max(0, int(due) - sent.total())):
+                producer.produce(topic_name(CHAIN, message.type), line)
+                sent[message.type] += 1
+            producer.poll(0)
+            if looking.done():
+                looking.result()
+                looking = pool.submit(look, now)
+            time.sleep(0.1)
+    assert producer.flush(60) == 0
+    settle(settings, CHAIN)
+    check(settings, CHAIN, sent)
+    return seen
 
 
 def rows(release: Release) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+from pathlib import Path
 
 import pytest
 
+from benchmarks.autoscale_sim import Scenario
 from dash_pipeline.storage import timescale
-from tests.kubernetes.market import CHAIN, JOB, feeding, lanes
+from tests.kubernetes.market import CHAIN, JOB, course, feeding, lanes
 from tests.kubernetes.release import Release, wait
 
 pytestmark = pytest.mark.usefixtures("release")
@@ -35,6 +38,20 @@ def test_a_burst_makes_several_pods_and_each_row_once(release: Release) -> None:
             (f"{CHAIN}.logs",),
         ).fetchone()
     assert placed == (8,)
+
+
+def test_a_burst_takes_lanes_up_and_down(release: Release, tmp_path: Path) -> None:
+    """The scaled-down burst of `benchmarks/autoscale_sim.py`; DASH_TRACE keeps the course for its plot."""
+    scenario = Scenario(
+        baseline=100, factor=40, burst_at_s=20, ramp_s=2, hold_s=10, decay_s=5, seconds=120, partitions=8, min_lanes=1,
+        max_lanes=4, lag_per_lane=1_000, cooldown_s=10, down_after_s=30,
+    )  # fmt: skip
+    trace = Path(os.environ.get("DASH_TRACE") or tmp_path / "trace.csv")
+
+    seen = course(release, scenario.rate, scenario.seconds, trace)
+
+    assert max(seen) >= 3, seen
+    assert seen[-1] < max(seen), seen
 
 
 def test_a_run_is_a_pod_of_its_lanes_size_without_rights(release: Release) -> None:
