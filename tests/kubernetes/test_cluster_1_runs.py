@@ -7,14 +7,29 @@ import statistics
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.autoscale_sim import Scenario
 from dash_pipeline.storage import timescale
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.conftest import Object
 from tests.kubernetes.market import CHAIN, JOB, course, feeding, lanes
 from tests.kubernetes.release import Release, wait
 
 pytestmark = pytest.mark.usefixtures("release")
 START_WITHIN_S = 4
+
+
+def test_the_api_takes_every_object_as_it_is(cluster: Cluster, rendered: list[Object]) -> None:
+    """Nothing unknown, nothing doubled, in any of the values that come with the chart."""
+    own = [one for one in rendered if "coreos.com" not in one["apiVersion"] and "keda" not in one["apiVersion"]]
+    cluster.kubectl("create", "namespace", "chain", check=False)
+
+    said = cluster.kubectl(
+        "apply", "--dry-run=server", "--validate=strict", "-f", "-", text=yaml.safe_dump_all(own)
+    )  # fmt: skip
+
+    assert len(said.splitlines()) == len(own), said
 
 
 def test_a_burst_makes_several_pods_and_each_row_once(release: Release) -> None:
