@@ -51,6 +51,7 @@ _PACKAGES = {
     "openssl": "openssl",
     "gcc": "gcc",
 }
+_LOCK = Path("/run/lock/dash-kubernetes.lock")
 _CNI = Path("/usr/lib/cni/bridge")
 _SYSCTLS = (
     "vm.overcommit_memory",
@@ -465,11 +466,20 @@ class Cluster:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One cluster on the machine at a time: their networks and control groups have the same names."""
-    with Path("/run/lock/dash-kubernetes.lock").open("w") as stream:
+def alone(home: Path) -> Iterator[None]:
+    """One cluster on the machine at a time: their networks and control groups have the same names. What a run that was
+    killed has left, in whichever folder, is ended first."""
+    with _LOCK.open("a+") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        if before := stream.read().strip():
+            Cluster(Path(before)).down()
+        stream.truncate(0)
+        stream.write(str(home))
+        stream.flush()
         yield
+        if not (home / "run").exists():
+            stream.truncate(0)
 
 
 def pause_image() -> Path:
@@ -512,3 +522,8 @@ def _processes(wanted: Callable[[str], bool]) -> list[int]:
 
 def _out(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+if __name__ == "__main__":
+    # For whoever started tests that were broken off.
+    Cluster(Path(".stack/kubernetes").absolute()).down()

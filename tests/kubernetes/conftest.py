@@ -103,11 +103,13 @@ def cluster() -> Iterator[Cluster]:
     if reason := why_not():
         warnings.warn(f"the tests on a cluster are NOT RUN: {reason}", stacklevel=1)
         pytest.skip(f"NOT RUN: {reason}")
-    with alone():
-        cluster = Cluster(home)
+    cluster = Cluster(home)
+    if _KEEP and cluster.kubeconfig.exists():
+        yield cluster
+        return
+    with alone(home):
         try:
-            if not (_KEEP and cluster.kubeconfig.exists()):
-                cluster.up()
+            cluster.up()
             yield cluster
         finally:
             if not _KEEP:
