@@ -19,6 +19,8 @@ import yaml
 
 from dash_pipeline import topics
 from dash_pipeline.stack import Stack
+from dash_pipeline.stack.layout import Layout, Ports
+from dash_pipeline.stack.servers import SERVERS
 from tests.kubernetes import image as images
 from tests.kubernetes.cluster import MACHINE, NODE, VERSION, Cluster, Given, alone, cache, not_built, program, why_not
 from tests.kubernetes.cluster import NAMESPACE as NETWORK
@@ -132,16 +134,18 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
     environment = {**os.environ, "DASH_STACK_DIR": str(home), "DASH_OPT_DIR": str(opt), "DASH_STACK_HOST": host}
     environment.pop("DASH_PORT_OFFSET", None)
     inside = [] if cluster.given else ["nsenter", f"--net=/run/netns/{NETWORK}", "--"]
-    stack = Stack.at(home, opt=opt)
+    stack = Stack(Layout.at(home, opt), Ports(host=host))
     if _KEEP and stack.supervisor.running():
         yield stack
         return
     stack.reset(everything=True)
+    for name in _STORES:
+        # Here, because nothing can be fetched from inside the cluster's network.
+        SERVERS[name].prepare(stack.place, lambda text: None)
     try:
         # Their content is for the release to make.
         up = f"from dash_pipeline.stack import Stack; Stack.at().up({_STORES}, content=False)"
         subprocess.run([*inside, sys.executable, "-c", up], env=environment, check=True)
-        stack = Stack.at(home, opt=opt)
         topics.ensure(stack.settings(), [CHAIN], partitions=PARTITIONS)
         yield stack
     finally:

@@ -1,0 +1,1 @@
+"""A package, so that its Dagster ends with its last test."""
