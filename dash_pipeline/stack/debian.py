@@ -66,7 +66,7 @@ def _private_apt(scratch: Path) -> Path:
         (scratch / name).mkdir(parents=True)
     (scratch / "status").touch()
     (scratch / "sources" / "debian.sources").write_text(
-        f"Types: deb\nURIs: {_mirror()}\nSuites: {_SUITE}\nComponents: main\nSigned-By: {_key()}\n"
+        f"Types: deb\nURIs: {mirror()}\nSuites: {_SUITE}\nComponents: main\nSigned-By: {_key()}\n"
     )
     config = scratch / "apt.conf"
     config.write_text(
@@ -82,7 +82,7 @@ def _private_apt(scratch: Path) -> Path:
     return config
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Where the machine gets Debian from."""
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     fields = ["--no-release-info", "--format", "$(RELEASE) $(REPO_URI)"]

@@ -149,7 +149,7 @@ class Cluster:
         return self.given.kubeconfig if self.given else self.run / "admin.kubeconfig"
 
     def kubectl(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
-        """What kubectl prints. Raises CalledProcessError, with what it complains about in its text."""
+        """What kubectl prints; with `check` it must succeed, without, what it complains about is part of that."""
         command = [program("kube"), "kubectl", "--kubeconfig", self.kubeconfig, *arguments]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if check and done.returncode:

@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dash_pipeline.stack import install
+from dash_pipeline.stack import debian, install
 from tests.kubernetes.cluster import cache
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,9 @@ def _make_base() -> None:
         return
     log, root = cache() / "base.log", cache() / "base"
     shutil.rmtree(root, ignore_errors=True)
-    install.call(["debootstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, root], log)
+    install.call(
+        ["debootstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, root, debian.mirror()], log
+    )
     made = subprocess.run([*_buildah(), "from", "scratch"], capture_output=True, text=True, check=True).stdout.strip()
     install.call([*_buildah(), "copy", "--quiet", made, root, "/"], log)
     install.call([*_buildah(), "commit", "--quiet", "--rm", made, _BASE], log)
