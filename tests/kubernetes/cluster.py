@@ -30,6 +30,8 @@ from dash_pipeline.stack import install
 
 CONFIG = Path(__file__).parents[2] / "deployments" / "kubernetes" / "cluster"
 VERSION = "1.35.4"
+#: What is built, each from the Go module in its folder.
+PROGRAMS = ("helm", "kube", "coredns", "kube-router")
 
 NAMESPACE = "dash-k8s"
 NODE_NAME = "node1"
@@ -90,7 +92,7 @@ def why_not() -> str | None:
 
 
 def program(name: str) -> Path:
-    """A program of the cluster (kube, helm, coredns, kube-router), built if it is not yet; minutes for `kube`."""
+    """One of PROGRAMS, built if it is not yet; minutes for `kube`."""
     module = CONFIG / name
     inputs = sorted(file for file in module.iterdir() if file.is_file())
     log = cache() / f"{name}.log"

@@ -12,17 +12,30 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
 
 from dash_pipeline import topics
+from dash_pipeline.errors import DashError
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.layout import Layout, Ports
 from dash_pipeline.stack.servers import SERVERS
 from tests.kubernetes import image as images
-from tests.kubernetes.cluster import MACHINE, NODE, VERSION, Cluster, Given, alone, cache, not_built, program, why_not
+from tests.kubernetes.cluster import (
+    MACHINE,
+    NODE,
+    PROGRAMS,
+    VERSION,
+    Cluster,
+    Given,
+    alone,
+    cache,
+    not_built,
+    program,
+    why_not,
+)
 from tests.kubernetes.cluster import NAMESPACE as NETWORK
 from tests.kubernetes.release import CHART, Release
 
@@ -47,8 +60,11 @@ Helm = Callable[..., "subprocess.CompletedProcess[str]"]
 def helm() -> Helm:
     """Helm's command line: `helm("lint", CHART)`."""
     if reason := not_built():
-        pytest.skip(f"NOT RUN: {reason}")
-    path = program("helm")
+        _not_run(reason)
+    try:
+        path = program("helm")
+    except DashError as error:
+        _not_run(f"helm cannot be built here: {error}")
     return lambda *words: subprocess.run(
         [path, *map(str, words)], capture_output=True, text=True, check=False, timeout=60
     )
@@ -102,20 +118,31 @@ def cluster() -> Iterator[Cluster]:
     if given := Given.from_environment():
         yield Cluster(home, given)
         return
-    if reason := why_not():
-        warnings.warn(f"the tests on a cluster are NOT RUN: {reason}", stacklevel=1)
-        pytest.skip(f"NOT RUN: {reason}")
     cluster = Cluster(home)
     if _KEEP and cluster.kubeconfig.exists():
         yield cluster
         return
+    if reason := why_not():
+        _not_run(reason)
     with alone(home):
         try:
-            cluster.up()
+            try:
+                for name in PROGRAMS:
+                    program(name)
+                images.make_base()
+                cluster.up()
+            except (DashError, AssertionError, subprocess.CalledProcessError) as error:
+                # Whatever it is that this machine lacks: what is tested has not begun.
+                _not_run(f"no cluster can be built or started here: {error}")
             yield cluster
         finally:
             if not _KEEP:
                 cluster.down()
+
+
+def _not_run(reason: str) -> NoReturn:
+    warnings.warn(f"the tests on a cluster are NOT RUN: {reason}", stacklevel=2)
+    pytest.skip(f"NOT RUN: {reason}")
 
 
 @pytest.fixture

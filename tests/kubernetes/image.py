@@ -57,9 +57,7 @@ def archive(file: Path, name: str, files: Mapping[str, Path], entrypoint: Sequen
 
 def build(file: Path) -> None:
     """Build the project's image into an archive; layers that have not changed come from the cache."""
-    if missing := [package for package in ("buildah", "debootstrap") if not shutil.which(package)]:
-        install.debian_packages(missing, cache() / "packages.log")
-    _make_base()
+    make_base()
     file.unlink(missing_ok=True)
     command = [
         *_buildah(), "build", "--layers", "--isolation=chroot", "--network=host", f"--tag={NAME}",
@@ -82,7 +80,10 @@ def _package_settings() -> list[str]:
     return [f"--env={name}" for name in names if "FIND_LINKS" not in name]
 
 
-def _make_base() -> None:
+def make_base() -> None:
+    """The image that the project's is built on, if it is not there yet. Raises DashError."""
+    if missing := [package for package in ("buildah", "debootstrap") if not shutil.which(package)]:
+        install.debian_packages(missing, cache() / "packages.log")
     found = subprocess.run([*_buildah(), "images", "-q", _BASE], capture_output=True, text=True, check=False)
     if found.stdout.strip():
         return
