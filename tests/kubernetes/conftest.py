@@ -111,7 +111,7 @@ def pods(objects: list[Object]) -> dict[str, Object]:
     }
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A cluster: the one that the environment gives, else one of this machine."""
     home = ROOT / ".stack" / "kubernetes"
@@ -153,7 +153,7 @@ def node(cluster: Cluster) -> Cluster:
     return cluster
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def stores(cluster: Cluster) -> Iterator[Stack]:
     """Kafka, TimescaleDB, OpenSearch and S3 where the cluster's pods reach them."""
     home, opt = ROOT / ".stack" / "kubernetes-stores", Path(os.environ.get("DASH_OPT_DIR") or ROOT / ".stack" / "opt")
@@ -180,7 +180,7 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
             stack.down()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def image(cluster: Cluster) -> str:
     """The project's image, where the cluster finds it; its name."""
     if cluster.given:
@@ -192,7 +192,7 @@ def image(cluster: Cluster) -> str:
     return images.NAME
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def release(cluster: Cluster, stores: Stack, image: str, tmp_path_factory: pytest.TempPathFactory) -> Release:
     """The chart, installed; everything it starts is ready."""
     release = Release(cluster, "dash", stores, tmp_path_factory.mktemp("release"))

@@ -1,1 +1,0 @@
-"""A package, so that its cluster ends with its last test."""
