@@ -231,8 +231,20 @@ def values(cluster: Cluster, stores: Stack, image: str) -> dict[str, Any]:
             "scale_down_after_s": 30,
             "idle_timeout_s": 10,
         },
-        "runs": {"startTimeoutSeconds": 45},
+        # One small node: several lanes, those that they take over from and the prediction engine must fit on it.
+        "runs": {
+            "startTimeoutSeconds": 45,
+            "resources": _resources("2Gi"),
+            "sizes": [
+                {"name": "small", "lag": 0, "config": {"container_config": {"resources": _resources("1Gi")}}},
+                {"name": "large", "lag": 20_000, "config": {"container_config": {"resources": _resources("2Gi")}}},
+            ],
+        },
         "secrets": secrets,
         "dagster": {"postgres": {"host": host, "port": stores.ports["timescale"]}},
         "networkPolicy": policy,
     }
+
+
+def _resources(memory: str) -> dict[str, dict[str, str]]:
+    return {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": memory}}
