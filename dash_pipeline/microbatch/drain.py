@@ -222,6 +222,9 @@ class _Run:
         else:
             self.next = db.claim(self.conn, {p: first for p, (first, _) in ranges.items()}, self.run_id)
             self.claimed = True
+        if any(self.next[partition] > end for partition, (_, end) in ranges.items()):
+            # The owner before this run has committed what came after the look.
+            ranges = consume.ranges(self.consumer, self.lane)
         self.ends.update({partition: end for partition, (_, end) in ranges.items()})
         for partition, (first, end) in ranges.items():
             self._check_range(partition, first, end)

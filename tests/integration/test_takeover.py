@@ -145,6 +145,28 @@ def test_a_lane_that_reconnects_does_not_take_back_what_was_taken_over(market: M
     market.check(BLOCKS)
 
 
+def test_what_the_owner_commits_after_the_look_at_kafka_is_no_topic_made_anew(market: Market) -> None:
+    """A lane reads where partitions end, and then waits for the batch that their owner has in hand."""
+    market.produce(whole(branch("A", 0, 20, "-")))
+    market.drain(SMALL, "first")
+    topic = market.topic("log")
+    with db.connect(market.settings) as owner, owner.transaction():
+        owner.execute("SELECT FROM ops.stream_offsets WHERE topic = %s FOR UPDATE", (topic,))
+        new = start(market, "new", limits=SMALL)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+        wait_for(lambda: market.query(waiting, "INSERT INTO ops.stream_offsets%")[0][0] > 0, "the claim")
+        market.produce(whole(branch("A", 21, 40, "A20")))
+        ends = {number: end for (name, number), end in market.ends().items() if name == topic}
+        for number, end in ends.items():
+            update = "UPDATE ops.stream_offsets SET next_offset = %s WHERE topic = %s AND partition = %s"
+            owner.execute(update, (end, topic, number))
+
+    new.join()
+
+    assert new.error is None
+    assert market.lag() == 0
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_lanes_are_planned_anew_and_killed_at_any_moment(market: Market, seed: int) -> None:
     dice = random.Random(seed)
