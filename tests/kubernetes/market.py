@@ -107,6 +107,14 @@ def lanes(release: Release) -> list[str]:
     ]
 
 
+def at_work(release: Release) -> list[str]:
+    """The lanes among them that own partitions: their step has begun."""
+    with timescale.connect(release.stores.settings()) as conn:
+        owners = "SELECT DISTINCT run_id FROM ops.stream_offsets WHERE starts_with(topic, %s)"
+        found = {run_id for (run_id,) in conn.execute(owners, (f"{CHAIN}.",)).fetchall()}
+    return [run_id for run_id in lanes(release) if run_id in found]
+
+
 def failed(release: Release) -> set[str]:
     """Runs that have failed, of any job."""
     return {run["runId"] for run in release.runs(statuses=["FAILURE"])}

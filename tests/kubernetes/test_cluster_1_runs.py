@@ -44,7 +44,7 @@ def test_a_burst_makes_several_pods_and_each_row_once(release: Release) -> None:
 
     runs = release.runs(JOB)
     assert seen > 1, "one pod at a time"
-    assert {run["status"] for run in runs} <= {"SUCCESS", "STARTED"}
+    assert not [release.said(run["runId"]) for run in runs if run["status"] == "FAILURE"]
     assert all(run["tags"].get("dagster/sensor_name") == "lag_sensor" for run in runs)
     assert len({run["tags"]["dash/lane"] for run in runs}) > 1
     with timescale.connect(release.stores.settings()) as conn:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kubernetes.cluster import NODE_NAME, Cluster
-from tests.kubernetes.market import failed, feeding, lanes, rows
+from tests.kubernetes.market import at_work, failed, feeding, lanes, rows
 from tests.kubernetes.release import NAME, Release, wait
 
 pytestmark = pytest.mark.usefixtures("release")
@@ -36,7 +36,7 @@ def kill(*words: str) -> int:
 @pytest.mark.usefixtures("node")
 def test_a_runs_pod_is_killed(release: Release) -> None:
     with feeding(release):
-        (victim, *_) = wait("a lane", lambda: lanes(release))
+        (victim, *_) = wait("a lane at work", lambda: at_work(release))
         assert kill("execute_run", victim)
         wait("the run to be failed", lambda: release.run(victim)["status"] == "FAILURE", 60)
 
@@ -46,7 +46,7 @@ def test_a_runs_pod_is_killed(release: Release) -> None:
 def test_a_runs_pod_is_evicted(release: Release) -> None:
     """As for a spot node that goes: the run commits what it has in hand and ends well."""
     with feeding(release):
-        (victim, *_) = wait("a lane", lambda: lanes(release))
+        (victim, *_) = wait("a lane at work", lambda: at_work(release))
         (pod,) = [pod["metadata"]["name"] for pod in release.pods(f"dagster/run-id={victim}")]
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
         path = f"/api/v1/namespaces/{release.namespace}/pods/{pod}/eviction"
