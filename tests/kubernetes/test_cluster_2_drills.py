@@ -117,20 +117,6 @@ def test_a_code_location_that_crashes_leaves_the_others_working(release: Release
         wait("the code location", lambda: release.ready("code-marts"), 120)
 
 
-def test_the_api_is_away_for_a_minute(release: Release, node: Cluster) -> None:
-    with feeding(release):
-        wait("a lane", lambda: lanes(release))
-        try:
-            node.stop("kube-apiserver")
-            before, away = rows(release), time.monotonic()
-            wait("rows while the API is away", lambda: rows(release) > before, API_AWAY_S)
-            time.sleep(max(0.0, API_AWAY_S - (time.monotonic() - away)))
-        finally:
-            node.start("kube-apiserver")
-        wait("the API", lambda: node.kubectl("get", "--raw", "/readyz"), 60)
-        wait("the webserver", lambda: release.graphql("{ version }"), 60)
-
-
 def test_a_run_that_takes_too_much_memory_is_named_as_such(release: Release) -> None:
     limits = {"container_config": {"resources": {"requests": {"memory": "32Mi"}, "limits": {"memory": "64Mi"}}}}
 
@@ -160,3 +146,17 @@ def test_a_code_location_is_replaced_during_a_feed(release: Release) -> None:
 
     new = failed(release) - before
     assert not new, [release.said(run_id) for run_id in new]
+
+
+def test_the_api_is_away_for_a_minute(release: Release, node: Cluster) -> None:
+    with feeding(release):
+        wait("a lane", lambda: lanes(release))
+        try:
+            node.stop("kube-apiserver")
+            before, away = rows(release), time.monotonic()
+            wait("rows while the API is away", lambda: rows(release) > before, API_AWAY_S)
+            time.sleep(max(0.0, API_AWAY_S - (time.monotonic() - away)))
+        finally:
+            node.start("kube-apiserver")
+        wait("the API", lambda: node.kubectl("get", "--raw", "/readyz"), 60)
+        wait("the webserver", lambda: release.graphql("{ version }"), 60)
