@@ -107,6 +107,12 @@ class Market:
         assert self.lag() == 0
 
 
+def new_market(settings: Settings, chain: str, partition_count: int = PARTITIONS) -> Market:
+    """A market with its topics."""
+    topics.ensure(settings, [chain], partition_count)
+    return Market(settings, chain, partition_count)
+
+
 def whole(blocks: list[tuple[str, Messages]]) -> Messages:
     """The messages of these blocks, by type."""
     return merge(messages for _, messages in blocks)

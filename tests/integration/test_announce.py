@@ -19,19 +19,12 @@ from dash_pipeline.microbatch.lanes import lane
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import anomalies as store
 from dash_pipeline.storage import timescale as db
-from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.topics import ANOMALIES
 from tests.chain import merge
 from tests.pools import Pool, block, life
 
 DEVELOPER = "0x" + "d" * 40
 QUICK = Limits(idle_timeout_s=1.5, max_run_s=120, checkpoint_s=1)
-
-
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
 
 
 @pytest.fixture

@@ -22,19 +22,12 @@ from dash_pipeline.microbatch.commit import Rules, commit, decode_batch
 from dash_pipeline.microbatch.consume import Batch
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
-from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.tables import TABLES, Table
 from dash_pipeline.storage.timescale import DeadLetter, Fenced
 from dash_pipeline.topics import TYPES
 from tests import rows
 from tests.chain import MAX, ROWS, Messages, Topics, address, block, branch, hash_of, merge
 from tests.run import LIMIT, Run
-
-
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
 
 
 @pytest.fixture

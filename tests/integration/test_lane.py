@@ -19,24 +19,15 @@ from dash_pipeline.microbatch.lanes import lane
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import timescale as db
-from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.topics import DEAD_LETTERS, TYPES
 from sensors.scaling import Live, Policy, scale
 from tests.chain import ROWS, Messages, block, branch, merge
-from tests.lane import PARTITIONS, PATIENCE_S, QUICK, SMALL, Background, Market, wait_for
-
-
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
+from tests.lane import PARTITIONS, PATIENCE_S, QUICK, SMALL, Background, Market, new_market, wait_for
 
 
 @pytest.fixture
 def market(migrated: Settings, unique: Callable[[str], str]) -> Market:
-    market = Market(migrated, unique("c"))
-    topics.ensure(migrated, [market.chain], PARTITIONS)
-    return market
+    return new_market(migrated, unique("c"))
 
 
 @pytest.fixture

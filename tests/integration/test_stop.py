@@ -18,31 +18,21 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import serialize_value
 
 from dash_pipeline import settings as settings_module
-from dash_pipeline import topics
 from dash_pipeline.definitions import build_defs
 from dash_pipeline.microbatch.drain import Limits, drain
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
-from dash_pipeline.storage.migrate import upgrade
 from tests.chain import branch
-from tests.lane import PATIENCE_S, SMALL, Background, Market, wait_for, whole
+from tests.lane import PATIENCE_S, SMALL, Background, Market, new_market, wait_for, whole
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = 600
 STOP_WITHIN_S = 8.0
 
 
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
-
-
 @pytest.fixture
 def market(migrated: Settings, unique: Callable[[str], str]) -> Market:
-    market = Market(migrated, unique("c"))
-    topics.ensure(migrated, [market.chain], market.partition_count)
-    return market
+    return new_market(migrated, unique("c"))
 
 
 @pytest.fixture

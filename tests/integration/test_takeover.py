@@ -8,30 +8,20 @@ from collections.abc import Callable
 
 import pytest
 
-from dash_pipeline import topics
 from dash_pipeline.microbatch.drain import Limits
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
-from dash_pipeline.storage.migrate import upgrade
 from tests.chain import branch
-from tests.lane import PATIENCE_S, SMALL, Background, Market, Process, wait_for, whole
+from tests.lane import PATIENCE_S, SMALL, Background, Market, Process, new_market, wait_for, whole
 
 NUMBERS = range(4)
 BLOCKS = 600
 LONG = Limits(idle_timeout_s=PATIENCE_S, batch_rows=40, checkpoint_s=1)
 
 
-@pytest.fixture(scope="module")
-def migrated(database: Settings) -> Settings:
-    upgrade(database)
-    return database
-
-
 @pytest.fixture
 def market(migrated: Settings, unique: Callable[[str], str]) -> Market:
-    market = Market(migrated, unique("c"), len(NUMBERS))
-    topics.ensure(migrated, [market.chain], len(NUMBERS))
-    return market
+    return new_market(migrated, unique("c"), len(NUMBERS))
 
 
 def start(market: Market, run: str, *numbers: int, limits: Limits = LONG) -> Background:

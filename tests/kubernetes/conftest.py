@@ -37,12 +37,12 @@ from tests.kubernetes.cluster import (
     why_not,
 )
 from tests.kubernetes.cluster import NAMESPACE as NETWORK
+from tests.kubernetes.market import CHAIN
 from tests.kubernetes.release import CHART, Release
 
 ROOT = Path(__file__).parents[2]
 #: Partitions of each topic of the chain that tests feed.
 PARTITIONS = 8
-CHAIN = "anvil_live"
 _STORES = ("kafka", "timescale", "opensearch", "s3")
 # As for the other stacks: DASH_TEST_KEEP=1 uses what is up, with its data, and leaves it up.
 _KEEP = os.environ.get("DASH_TEST_KEEP") == "1"

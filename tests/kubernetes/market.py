@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -62,6 +62,12 @@ def course(release: Release, rate: Callable[[float], float], seconds: float, tra
     )
     (recorded,) = files.find([RECORDED]).groups
     messages, due, began, last = files.merged(recorded), 0.0, time.monotonic(), 0.0
+
+    def send(events: Iterable[files.Event]) -> None:
+        for message, line in events:
+            producer.produce(topic_name(CHAIN, message.type), line)
+            sent[message.type] += 1
+
     with ThreadPoolExecutor(1) as pool, trace.open("w", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(["seconds", "lag", "lanes"])
@@ -74,17 +80,13 @@ def course(release: Release, rate: Callable[[float], float], seconds: float, tra
         looking = pool.submit(look, 0.0)
         while (now := time.monotonic() - began) < seconds:
             due, last = due + rate(now) * (now - last), now
-            for message, line in islice(messages, max(0, int(due) - sent.total())):
-                producer.produce(topic_name(CHAIN, message.type), line)
-                sent[message.type] += 1
+            send(islice(messages, max(0, int(due) - sent.total())))
             producer.poll(0)
             if looking.done():
                 looking.result()
                 looking = pool.submit(look, now)
             time.sleep(0.1)
-    for message, line in messages:  # a chain that breaks off within a block would be one that is wrong
-        producer.produce(topic_name(CHAIN, message.type), line)
-        sent[message.type] += 1
+    send(messages)  # a chain that breaks off within a block would be one that is wrong
     assert producer.flush(60) == 0
     settle(settings, CHAIN)
     check(settings, CHAIN, sent)
