@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -54,6 +55,30 @@ KUBERNETES = VERSION
 
 Object = dict[str, Any]
 Helm = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+_BUILD = pytest.StashKey["subprocess.Popen[bytes]"]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the cluster's programs beside the tests that come before, at the lowest priority: it takes minutes."""
+    here = Path(__file__).parent
+    if any(here in item.path.parents for item in session.items) and not (Given.from_environment() or why_not()):
+        build = "from tests.kubernetes.cluster import PROGRAMS, program; [program(name) for name in PROGRAMS]"
+        session.stash[_BUILD] = subprocess.Popen(
+            ["nice", "-n", "19", sys.executable, "-c", build],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # whoever needs a program builds what is missing, and says why it fails
+            start_new_session=True,
+        )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what a run that was broken off is still building."""
+    build = session.stash.get(_BUILD, None)
+    if build is not None and build.poll() is None:
+        os.killpg(build.pid, signal.SIGTERM)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kubernetes.cluster import NODE_NAME, Cluster
-from tests.kubernetes.market import at_work, failed, feeding, lanes, rows
+from tests.kubernetes.market import SLOW, SLOWEST, at_work, failed, feeding, lanes, rows
 from tests.kubernetes.release import NAME, Release, wait
 
 pytestmark = pytest.mark.usefixtures("release")
@@ -76,7 +76,7 @@ def test_a_node_is_drained(release: Release, node: Cluster) -> None:
 
 @pytest.mark.usefixtures("node")
 def test_the_daemon_is_killed(release: Release) -> None:
-    with feeding(release):
+    with feeding(release, SLOW):
         assert kill("dagster-daemon", "run")
         wait("the daemon", lambda: release.ready("daemon"), 120)
 
@@ -139,7 +139,7 @@ def test_a_run_whose_image_is_missing_fails_with_the_reason(release: Release, no
 def test_a_code_location_is_replaced_during_a_feed(release: Release) -> None:
     """A rolling upgrade fails no run."""
     before = failed(release)
-    with feeding(release):
+    with feeding(release, SLOW):
         for location in ("ingestion", "intelligence"):
             release.kubectl("rollout", "restart", f"deployment/{NAME}-code-{location}")
             release.kubectl("rollout", "status", f"deployment/{NAME}-code-{location}", "--timeout=180s")
@@ -149,8 +149,8 @@ def test_a_code_location_is_replaced_during_a_feed(release: Release) -> None:
 
 
 def test_the_api_is_away_for_a_minute(release: Release, node: Cluster) -> None:
-    with feeding(release):
-        wait("a lane", lambda: lanes(release))
+    with feeding(release, SLOWEST):
+        wait("a lane at work", lambda: at_work(release))
         try:
             node.stop("kube-apiserver")
             before, away = rows(release), time.monotonic()
@@ -158,5 +158,22 @@ def test_the_api_is_away_for_a_minute(release: Release, node: Cluster) -> None:
             time.sleep(max(0.0, API_AWAY_S - (time.monotonic() - away)))
         finally:
             node.start("kube-apiserver")
-        wait("the API", lambda: node.kubectl("get", "--raw", "/readyz"), 60)
+            wait("the API", lambda: node.kubectl("get", "--raw", "/readyz"), 60)
+            # Who may do what is known some seconds after the API says that it is ready.
+            wait(
+                "an account's rights",
+                lambda: (
+                    "yes"
+                    in node.kubectl(
+                        "auth",
+                        "can-i",
+                        "get",
+                        "pods",
+                        "-n",
+                        release.namespace,
+                        f"--as=system:serviceaccount:{release.namespace}:{NAME}-daemon",
+                    )
+                ),
+                60,
+            )
         wait("the webserver", lambda: release.graphql("{ version }"), 60)
