@@ -78,6 +78,7 @@ class ExtentReader:
                 raise
 
     def close(self) -> None:
+        """End the connection; the next read makes another."""
         with self._lock:
             self._close()
 

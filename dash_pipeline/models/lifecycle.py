@@ -225,7 +225,10 @@ def rollback(settings: Settings, model: str) -> str:
 
 
 def evaluate(settings: Settings, model: str, source: str, version: str = "") -> dict[str, Any]:
-    """How good the champion, or a version, is on labelled rows: `model`, `version`, and the metrics by name."""
+    """How good the champion, or a version, is on labelled rows: `model`, `version`, and the metrics by name.
+
+    Raises DashError without a champion, without such a version, and for labels that are wrong.
+    """
     from dash_pipeline.models import evaluation
     from dash_pipeline.models.labels import read_labels
     from dash_pipeline.models.registry import Registry
