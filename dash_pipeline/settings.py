@@ -79,19 +79,27 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    kafka_bootstrap: str = Field(min_length=3, description="host:port[,host:port]")
-    kafka_security_protocol: str = Field("PLAINTEXT", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
-    kafka_sasl_mechanism: str = Field("SCRAM-SHA-512", pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
-    kafka_username: str | None = None
-    kafka_password: SecretStr | None = None
-    kafka_ca_file: Path | None = None
+    kafka_bootstrap: str = Field(min_length=3, description="brokers, host:port[,host:port]")
+    kafka_security_protocol: str = Field(
+        "PLAINTEXT",
+        pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$",
+        description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+    )
+    kafka_sasl_mechanism: str = Field(
+        "SCRAM-SHA-512",
+        pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$",
+        description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; counts with SASL only",
+    )
+    kafka_username: str | None = Field(None, description="user, with SASL")
+    kafka_password: SecretStr | None = Field(None, description="its password")
+    kafka_ca_file: Path | None = Field(None, description="PEM file of who signed the brokers' certificates")
 
     timescale_dsn: SecretStr = Field(description="postgresql://user:password@host:port/database")
 
-    opensearch_url: str = Field(pattern="^https?://")
-    opensearch_username: str | None = None
-    opensearch_password: SecretStr | None = None
-    opensearch_ca_file: Path | None = None
+    opensearch_url: str = Field(pattern="^https?://", description="http(s)://host:port of the search cluster")
+    opensearch_username: str | None = Field(None, description="user of the search cluster, if it asks for one")
+    opensearch_password: SecretStr | None = Field(None, description="its password")
+    opensearch_ca_file: Path | None = Field(None, description="PEM file of who signed the cluster's certificate")
     opensearch_shards: int = Field(1, ge=1, le=1024, description="of a transactions index, from its next rebuild on")
 
     opensearch_repository: str = Field(
@@ -101,11 +109,11 @@ class Settings(BaseSettings):
         "AES256", description="with which of the store's own keys its snapshots are encrypted"
     )
 
-    s3_endpoint: str | None = None
-    s3_region: str = "us-east-1"
-    s3_bucket: str = "dash"
-    s3_access_key: str | None = None
-    s3_secret_key: SecretStr | None = None
+    s3_endpoint: str | None = Field(None, description="http(s)://host:port of the store; AWS without it")
+    s3_region: str = Field("us-east-1", description="region that requests are signed for")
+    s3_bucket: str = Field("dash", description="bucket of archive, backups, labels and models")
+    s3_access_key: str | None = Field(None, description="access key; without it, as AWS' tools find theirs")
+    s3_secret_key: SecretStr | None = Field(None, description="its secret key")
     encryption_keys: Annotated[dict[str, str], *_JSON] = Field(
         default_factory=dict,
         repr=False,
@@ -126,7 +134,13 @@ class Settings(BaseSettings):
     archive_timeout_s: int = Field(60, ge=1, description="seconds of commits that may be on the database's disk alone")
     archive_waiting_s: float = Field(600, gt=0, description="seconds a log segment may wait to be archived")
 
-    dagster_url: str = "http://127.0.0.1:3000"
+    dagster_url: str = Field("http://127.0.0.1:3000", description="where Dagster's UI is, for links in messages")
+    code_url: str = Field(
+        "",
+        pattern="^(https?://.*)?$",
+        description="what links to an asset's code begin with, as https://git.example/dash/blob/<revision>; without it"
+        " they name files of this checkout",
+    )
 
     chains_file: Path | None = Field(None, description="a registry that replaces the one in the package")
 

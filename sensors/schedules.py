@@ -21,6 +21,17 @@ def hourly_checks(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
     )
 
 
+def hourly_conclusions(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """Whether alerts follow from anomalies: looked at from outside the runs that see to it."""
+    return ScheduleDefinition(
+        name="hourly_conclusions",
+        job=job,
+        cron_schedule="27 * * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Looks for anomalies nobody reacted to, alerts that did not arrive, and those the index lacks.",
+    )
+
+
 def daily_drift(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
     """The drift checks, so that the UI has one a day; the training sensor looks more often."""
     return ScheduleDefinition(
@@ -128,4 +139,15 @@ def daily_housekeeping(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
         cron_schedule="3 4 * * *",
         default_status=DefaultScheduleStatus.RUNNING,
         description="Deletes documents, uploads, staging tables, rows and Dagster's records that have had their time.",
+    )
+
+
+def daily_on_time(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """Whether what the clock starts has been done, in the morning, when the night's runs are over."""
+    return ScheduleDefinition(
+        name="daily_on_time",
+        job=job,
+        cron_schedule="3 7 * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Looks for backups, drills and sweeps that are overdue.",
     )

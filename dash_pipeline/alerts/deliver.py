@@ -225,6 +225,7 @@ def deliver(conn: Connection, policy: Policy, wait_s: float = 0.0) -> Delivered:
 
     `conn` must be outside of a transaction: nothing is locked while a receiver thinks. Any number of processes may do
     this at the same time. Routes take turns; who wants one not to wait for another calls with a policy for each.
+    Raises ValueError within a transaction.
     """
     if conn.info.transaction_status != TransactionStatus.IDLE or not conn.autocommit:
         raise ValueError("deliver() needs an autocommit connection outside of a transaction")

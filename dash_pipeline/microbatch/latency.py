@@ -20,7 +20,8 @@ class Latency:
         self._batches: list[tuple[npt.NDArray[np.int64], float, float, float]] = []
 
     def add(self, appended: npt.NDArray[np.int64], consumed: float, decoded: float, committed: float) -> None:
-        """A batch: append times of its messages and when it was read, decoded and committed, all epoch ms."""
+        """A batch: `appended`, the append times of its messages, and when it was read, decoded and committed; all in
+        milliseconds since 1970."""
         self._batches.append((appended, consumed, decoded, committed))
 
     def take(self) -> dict[str, dict[str, float]]:

@@ -59,6 +59,7 @@ class Stack:
 
         The offset is, in this order: the argument, $DASH_PORT_OFFSET, what the stack used before, 0. The address that
         servers listen at: $DASH_STACK_HOST, what the stack used before, 127.0.0.1.
+        Raises DashError for an offset that is no number.
         """
         layout = Layout.at(home, opt)
         before = read_env(layout)

@@ -32,14 +32,15 @@ BACK_UNSENT = "the alert was back before this was sent"
 IN_FLIGHT = "no answer yet"
 UNANSWERED = "no answer"
 _TOLD = f"({{0}}.delivered_at IS NOT NULL OR {{0}}.error LIKE '{UNANSWERED}%%')"
-_WAITS = "{0}.delivered_at IS NULL AND {0}.dropped IS NULL"
+#: SQL that is true of a delivery that nobody has given up and that has not arrived.
+WAITS = "{0}.delivered_at IS NULL AND {0}.dropped IS NULL"
 _SECOND = "interval '1 second'"
 #: True of an alert that is not yet as its anomaly is, or that somebody is to be told of.
 UNSETTLED = (
     "(({alert}.retracted_at IS NULL) <> ({anomaly}.retracted_at IS NULL) OR {anomaly}.retracted_at IS NULL AND"
     " ({alert}.token, {alert}.wallets, {alert}.evidence) IS DISTINCT FROM"
     "  ({anomaly}.token, {anomaly}.wallets, {anomaly}.evidence)"
-    f" OR EXISTS (SELECT FROM intel.deliveries d WHERE d.alert_id = {{alert}}.id AND {_WAITS.format('d')}))"
+    f" OR EXISTS (SELECT FROM intel.deliveries d WHERE d.alert_id = {{alert}}.id AND {WAITS.format('d')}))"
 )
 
 
@@ -202,7 +203,7 @@ def _tell(conn: Connection, ids: Sequence[bytes], event: str, other: str, unsent
         {"ids": list(ids), "event": event, "other": other, "taken_back": RETRACTED_UNSENT},
     )
     conn.execute(
-        f"UPDATE intel.deliveries d SET dropped = %s WHERE alert_id = ANY(%s) AND event = %s AND {_WAITS.format('d')}",
+        f"UPDATE intel.deliveries d SET dropped = %s WHERE alert_id = ANY(%s) AND event = %s AND {WAITS.format('d')}",
         (unsent, list(ids), other),
     )
 
@@ -226,7 +227,7 @@ class Due:
 def waiting(conn: Connection, routes: Collection[str] | None = None) -> tuple[int, int]:
     """Deliveries that are due now (on these routes, or on all) and alerts that the index does not show as they are."""
     row = conn.execute(
-        f"SELECT (SELECT count(*) FROM intel.deliveries d WHERE {_WAITS.format('d')}"
+        f"SELECT (SELECT count(*) FROM intel.deliveries d WHERE {WAITS.format('d')}"
         "  AND next_try_at <= statement_timestamp() AND (%(routes)s::text[] IS NULL OR route = ANY(%(routes)s))),"
         " (SELECT count(*) FROM intel.alerts WHERE indexed_revision < revision)",
         {"routes": None if routes is None else list(routes)},
@@ -239,7 +240,7 @@ def next_due(conn: Connection, routes: Collection[str]) -> float | None:
     """Seconds until the next delivery on these routes is due, 0 if one is; None if none waits."""
     row = conn.execute(
         "SELECT extract(epoch FROM min(next_try_at) - statement_timestamp())::float8"
-        f" FROM intel.deliveries d WHERE {_WAITS.format('d')} AND route = ANY(%s)",
+        f" FROM intel.deliveries d WHERE {WAITS.format('d')} AND route = ANY(%s)",
         (list(routes),),
         prepare=True,
     ).fetchone()
@@ -285,7 +286,7 @@ def renew(conn: Connection, batch: Sequence[Due], lease_s: float) -> None:
         _hold_batch(conn, batch)
         conn.execute(
             f"UPDATE intel.deliveries d SET next_try_at = statement_timestamp() + %s * {_SECOND} {_IN_BATCH}"
-            f" AND {_WAITS.format('d')}",
+            f" AND {WAITS.format('d')}",
             (lease_s, *_keys(batch)),
         )
 
@@ -334,7 +335,7 @@ def put_off(conn: Connection, batch: Sequence[Due], error: str, attempts: int, p
         )
     conn.execute(
         "WITH others AS (SELECT alert_id, route, event, next_try_at FROM intel.deliveries d"
-        f"  WHERE {_WAITS.format('d')} AND route = %s AND error IS DISTINCT FROM %s"
+        f"  WHERE {WAITS.format('d')} AND route = %s AND error IS DISTINCT FROM %s"
         f"  AND next_try_at < statement_timestamp() + {pause} FOR UPDATE SKIP LOCKED),"
         " ranked AS (SELECT *, least(900, dense_rank() OVER (ORDER BY next_try_at)) AS place FROM others)"
         " UPDATE intel.deliveries d SET attempts = greatest(d.attempts, %s),"
@@ -347,7 +348,7 @@ def put_off(conn: Connection, batch: Sequence[Due], error: str, attempts: int, p
 def tries_on(conn: Connection, batch: Sequence[Due]) -> int:
     """How often the route of this batch has failed in a row: what waits for it counts its failures, its own or not."""
     row = conn.execute(
-        f"SELECT coalesce(max(attempts), 0) + 1 FROM intel.deliveries d WHERE {_WAITS.format('d')} AND route = %s"
+        f"SELECT coalesce(max(attempts), 0) + 1 FROM intel.deliveries d WHERE {WAITS.format('d')} AND route = %s"
         " AND error IS DISTINCT FROM %s",
         (batch[0].route, IN_FLIGHT),
     ).fetchone()
@@ -363,7 +364,7 @@ def give_up(conn: Connection, routes: Collection[str], after_s: float) -> int:
         "WITH old AS (SELECT d.alert_id, d.route, d.event FROM intel.deliveries d"
         "  JOIN intel.alerts a ON a.id = d.alert_id LEFT JOIN intel.deliveries o"
         "   ON o.alert_id = d.alert_id AND o.route = d.route AND o.event <> d.event"
-        f"  WHERE {_WAITS.format('d')} AND d.next_try_at <= statement_timestamp()"
+        f"  WHERE {WAITS.format('d')} AND d.next_try_at <= statement_timestamp()"
         "  AND (d.attempts > 0 OR d.route <> ALL(%s)) AND greatest(a.raised_at, a.retracted_at, o.delivered_at)"
         f"   < statement_timestamp() - %s * {_SECOND} FOR UPDATE OF d SKIP LOCKED)"
         " UPDATE intel.deliveries d SET dropped = CASE WHEN attempts = 0 THEN 'there is no such route any more'"
@@ -380,7 +381,7 @@ _IN_BATCH = (
 )
 _NO_ANSWER = "coalesce(d.error LIKE %(unanswered)s, false)"
 _DUE = (
-    f"{_WAITS.format('d')} AND d.next_try_at <= statement_timestamp() AND d.route = ANY(%(routes)s)"
+    f"{WAITS.format('d')} AND d.next_try_at <= statement_timestamp() AND d.route = ANY(%(routes)s)"
     " AND NOT EXISTS (SELECT FROM intel.deliveries o WHERE o.alert_id = d.alert_id AND o.route = d.route"
     "  AND o.event <> d.event AND o.error = %(in_flight)s AND o.next_try_at > statement_timestamp())"
 )
@@ -421,7 +422,7 @@ _PREDICTIONS = f"""(SELECT coalesce(jsonb_agg(jsonb_build_object(
 
 _DELIVERIES = f"""(SELECT coalesce(jsonb_agg(jsonb_build_object(
  'route', d.route, 'event', d.event, 'attempts', d.attempts, 'delivered_at', {_utc("d.delivered_at")},
- 'next_try_at', CASE WHEN {_WAITS.format("d")} THEN {_utc("d.next_try_at")} END, 'error', d.error,
+ 'next_try_at', CASE WHEN {WAITS.format("d")} THEN {_utc("d.next_try_at")} END, 'error', d.error,
  'dropped', d.dropped) ORDER BY d.route, d.event), '[]') FROM intel.deliveries d WHERE d.alert_id = a.id)"""
 
 _READ = f"""SELECT a.id, jsonb_build_object(
