@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from dagster import DefaultScheduleStatus, ScheduleDefinition
 
+from dash_pipeline.settings import settings
+
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
@@ -128,4 +130,15 @@ def daily_housekeeping(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
         cron_schedule="3 4 * * *",
         default_status=DefaultScheduleStatus.RUNNING,
         description="Deletes documents, uploads, staging tables, rows and Dagster's records that have had their time.",
+    )
+
+
+def frequent_health(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """`platform_health` every `DASH_HEALTH_MINUTES`."""
+    return ScheduleDefinition(
+        name="frequent_health",
+        job=job,
+        cron_schedule=f"*/{settings().health_minutes} * * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Shows how each chain does: latency by stage, events/s, lag.",
     )

@@ -71,6 +71,10 @@ def _rollups(context: AssetExecutionContext, housekeeping: HousekeepingResource)
     return {f"{table} deleted": rows for table, rows in housekeeping.rollups().items()}
 
 
+def _operations(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
+    return {f"{table} deleted": rows for table, rows in housekeeping.operations().items()}
+
+
 def _compression(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
     said: list[str] = []
     done = housekeeping.compress(said.append)
@@ -113,6 +117,11 @@ _SWEEPS: dict[str, tuple[str, str, _Sweep]] = {
         "Candles that no window of a pool reaches back to, and sums of busy wallets' days that are no longer hot, are"
         " deleted.",
         _rollups,
+    ),
+    "operations": (
+        "postgres",
+        "Checkpoints, notices that are over and their deliveries, older than `DASH_DAGSTER_DAYS`, are deleted.",
+        _operations,
     ),
     "compression": (
         "postgres",
