@@ -1,7 +1,8 @@
 """Every metric, once: the list that exporter, lanes, alert rules and dashboard are made from.
 
 Belongs here: names, types, labels, what they mean, and how values become Prometheus' families. Does not belong here:
-reading values (`exporter.py`, `microbatch/record.py`, `predictions/record.py`), limits (`deployments/monitoring/`).
+reading values (`exporter.py`, `microbatch/record.py`,
+`predictions/engine.py`), limits (`deployments/monitoring/`).
 
 Names follow Prometheus' conventions: base units, `_total` for counters, the unit last otherwise.
 """
@@ -87,8 +88,7 @@ _LIST = (
     _gauge("dash_recent_runs", "runs", "job status", "dagster", "Runs that ended within the last hour, by outcome; the"
            " newest 1,000."),
     _gauge("dash_backup_age_seconds", "seconds", "what", "dagster", "Seconds since the newest backup."),
-    _gauge("dash_drill_age_seconds", "seconds", "what", "dagster", "Seconds since the last good restore drill; since"
-           " the first backup that Dagster knows while there was none."),
+    _gauge("dash_drill_age_seconds", "seconds", "what", "dagster", "Seconds since the last good restore drill."),
     _gauge("dash_daemon_up", "1 or 0", "daemon", "dagster", "Whether a daemon of Dagster's that must run is healthy."),
     _gauge("dash_stack_memory_bytes", "bytes", "server", "machine", "Memory of a server of the local stack and its"
            " processes (PSS)."),

@@ -62,6 +62,34 @@ def chains(conn: Connection, names: list[str]) -> dict[str, ChainHealth]:
     return {name: ChainHealth(commit.get(name), tip.get(name), dead.get(name, 0)) for name in names}
 
 
+def search_pending(conn: Connection) -> dict[str, tuple[int, float]]:
+    """Chain -> micro-batches that the indexes do not show yet, and seconds since the oldest one's commit."""
+    rows = conn.execute(
+        "SELECT chain, count(*), extract(epoch FROM clock_timestamp() - min(committed_at))::float8"
+        " FROM ops.search_outbox GROUP BY 1"
+    ).fetchall()
+    return {chain: (batches, oldest_s) for chain, batches, oldest_s in rows}
+
+
+def archived(conn: Connection) -> tuple[int, int, float | None]:
+    """Rows and bytes of the archive, and seconds since something was last archived, None if nothing ever was."""
+    row = conn.execute(
+        "SELECT coalesce(sum(rows), 0)::int8, coalesce(sum(bytes), 0)::int8,"
+        " extract(epoch FROM clock_timestamp() - max(archived_at))::float8"
+        " FROM ops.archive_manifest WHERE replaced_at IS NULL"
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1], row[2]
+
+
+def database_bytes(conn: Connection) -> int:
+    """Size of the database."""
+    row = conn.execute("SELECT pg_database_size(current_database())").fetchone()
+    assert row is not None
+    size: int = row[0]
+    return size
+
+
 def keep_checkpoint(conn: Connection, chain: str, lane: str, run_id: str, done: Checkpoint) -> None:
     """Write down what a lane did since the last report."""
     values: dict[str, Any] = {
