@@ -16,6 +16,7 @@ BACKUPS = "backups"
 INTELLIGENCE = "intelligence"
 LIFECYCLE = "lifecycle"
 MODELS = "models"
+PLATFORM_HEALTH = "platform_health"
 SEARCH = "search"
 
 
@@ -97,3 +98,8 @@ def sizes_key() -> AssetKey:
 def housekeeping_key(name: str) -> AssetKey:
     """What is swept: documents, uploads, staging tables, rows, or Dagster's own records."""
     return AssetKey(["housekeeping", name])
+
+
+def health_key(chain: str) -> AssetKey:
+    """How a chain does: latency, throughput, lag."""
+    return AssetKey([PLATFORM_HEALTH, chain])

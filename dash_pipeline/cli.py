@@ -75,6 +75,28 @@ def status(
 
 
 @app.command()
+def metrics(
+    host: Annotated[str, typer.Option(help="The address to listen at; there is no password.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 9465,
+    dagster: Annotated[str, typer.Option(metavar="URL", help="Dagster's webserver, if not DASH_DAGSTER_URL.")] = "",
+) -> None:
+    """Show metrics to Prometheus, until it is stopped: lag, lanes, runs, backups, sizes, and what lanes measure."""
+    import threading
+
+    from dash_pipeline.exporter import serve
+    from dash_pipeline.settings import load_settings
+
+    _end_in_good_order()
+    server, exporter = serve(load_settings(), host, port, dagster)
+    err.print(f"http://{host}:{server.server_port}/metrics")
+    try:
+        threading.Event().wait()
+    finally:
+        server.shutdown()
+        exporter.close()
+
+
+@app.command()
 def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     all_: Annotated[bool, typer.Option("--all", help="Forget passwords and settings too.")] = False,

@@ -32,6 +32,7 @@ def _ingestion() -> dict[str, Any]:
     from assets.search import index_assets, index_checks
     from resources.kafka import KafkaResource
     from resources.lanes import LaneResource
+    from resources.notifier import NotifierResource
     from resources.opensearch import OpenSearchResource
     from resources.timescale import TimescaleResource
     from sensors.alerts import failure_alerts
@@ -54,6 +55,7 @@ def _ingestion() -> dict[str, Any]:
             "kafka": KafkaResource(),
             "timescale": TimescaleResource(),
             "lanes": LaneResource(),
+            "notifier": NotifierResource(),
             "opensearch": OpenSearchResource(),
         },
     }
@@ -92,12 +94,17 @@ def _intelligence() -> dict[str, Any]:
 
 def _lifecycle() -> dict[str, Any]:
     from assets.code import linked
-    from assets.lifecycle import archive, backups, housekeeping, on_time, other_backups
+    from assets.lifecycle import archive, backups, health, housekeeping, on_time, other_backups
     from resources.archive import ArchiveResource
     from resources.backups import BackupsResource
+    from resources.health import HealthResource
     from resources.housekeeping import HousekeepingResource
+    from resources.kafka import KafkaResource
+    from resources.notifier import NotifierResource
     from resources.other_backups import OtherBackupsResource
+    from resources.timescale import TimescaleResource
     from sensors import schedules
+    from sensors.operations import operations_sensor
     from sensors.retention import retention_sensor
 
     chains = load_chains(settings().chains_file).values()
@@ -111,6 +118,7 @@ def _lifecycle() -> dict[str, Any]:
         (other_backups.other_backups_job(), schedules.daily_other_backups),
         (other_backups.search_drill_job(), schedules.weekly_search_drill),
         (housekeeping.housekeeping_job(), schedules.daily_housekeeping),
+        (health.health_job(chains), schedules.frequent_health),
     ]
     assets = linked(
         [
@@ -121,6 +129,7 @@ def _lifecycle() -> dict[str, Any]:
             *backups.backup_assets(chains),
             *other_backups.other_backup_assets(),
             *housekeeping.housekeeping_assets(chains),
+            health.health_asset(chains),
         ]
     )
     on_time_checks = on_time.on_time_checks(assets)
@@ -131,12 +140,16 @@ def _lifecycle() -> dict[str, Any]:
         + [backups.waiting_check(), on_time_checks],
         "jobs": [*days, *archive.derive_jobs(chains), *(job for job, _ in clocked)],
         "schedules": [schedule(job) for job, schedule in clocked],
-        "sensors": [retention_sensor(chains, days)],
+        "sensors": [retention_sensor(chains, days), operations_sensor(chains)],
         "resources": {
             "archive": ArchiveResource(),
             "backups": BackupsResource(),
+            "health": HealthResource(),
             "housekeeping": HousekeepingResource(),
+            "kafka": KafkaResource(),
+            "notifier": NotifierResource(),
             "other_backups": OtherBackupsResource(),
+            "timescale": TimescaleResource(),
         },
     }
 

@@ -12,7 +12,8 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +24,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -71,6 +73,44 @@ def _not_above_max_lanes(value: int, info: ValidationInfo) -> int:
     most = info.data.get("max_lanes", value)
     if value > most:
         raise ValueError(f"{value} is more than DASH_MAX_LANES, which is {most}")
+    return value
+
+
+class Channel(BaseModel):
+    """A way to reach operators. `url`: http(s) for a webhook or Slack; for e-mail smtps:// (TLS from the beginning),
+    smtp:// (STARTTLS, without which nothing is sent) or smtp+plain:// (unencrypted), each with user:password@ if the
+    server wants one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    kind: Literal["webhook", "slack", "email"]
+    url: str = Field(repr=False)
+    sender: str = Field("", pattern=r"^$|^[^@\s]+@[^@\s]+$")
+    to: list[Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$")]] = []
+    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        schemes = ("smtp", "smtps", "smtp+plain") if self.kind == "email" else ("http", "https")
+        try:
+            parts = urlsplit(self.url)
+            # The port is read to see that it is a number.
+            reachable = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            reachable = False
+        if not reachable:
+            # It may hold a password and is not shown.
+            raise ValueError(f"its url is no {' or '.join(f'{scheme}://' for scheme in schemes)} address")
+        if self.kind == "email" and not (self.sender and self.to):
+            raise ValueError("an e-mail channel needs sender and to")
+        return self
+
+
+def _known_channels(value: dict[str, list[str]], info: ValidationInfo) -> dict[str, list[str]]:
+    channels = info.data.get("notify_channels")
+    for owner, names in value.items():
+        if channels is not None and (unknown := sorted(set(names) - set(channels))):
+            raise ValueError(f"{owner}: DASH_NOTIFY_CHANNELS has no {', '.join(unknown)}")
     return value
 
 
@@ -174,9 +214,35 @@ class Settings(BaseSettings):
     settle_blocks: int = Field(12, ge=0, description="blocks below the tip that a check leaves to arrive")
     fresh_within_s: float = Field(600, gt=0, description="seconds of chain time rows and indexes may be behind")
     wall_clock_gap_s: float = Field(900, gt=0, description="seconds a live chain's newest block may be old")
-    alert_webhooks: Annotated[dict[str, str], *_JSON] = Field(
+    notify_channels: Annotated[dict[str, Channel], *_JSON] = Field(
         default_factory=dict,
-        description='owner -> URL that failed runs are posted to, as JSON; "*" gets what no other owner does',
+        repr=False,
+        description='name -> {"kind": "webhook", "slack" or "email", "url": ...}: how operators are reached',
+    )
+    owner_routes: Annotated[dict[str, list[str]], *_JSON, AfterValidator(_known_channels)] = Field(
+        default_factory=dict,
+        description='owner -> names of channels that its notices go to; "*" gets what no other owner does',
+    )
+    notify_repeat_s: float = Field(14_400, gt=0, description="seconds after which an open notice is told again")
+    notify_resolved: bool = Field(True, description="operators are told when a notice is resolved")
+    failures_in_row: Annotated[dict[str, Annotated[int, Field(ge=1, le=100)]], *_JSON] = Field(
+        default_factory=dict,
+        description='job -> failed runs in a row that operators are told of; "*" for others, 1 without',
+    )
+    notify_lag: int = Field(100_000, ge=1, description="a chain's lag that operators are told of, once it lasts")
+    notify_after_s: float = Field(
+        300, gt=0, description="seconds that lag lasts, or that commits stand still, before operators are told"
+    )
+    notify_quiet_s: float = Field(900, gt=0, description="seconds without an event of a live chain")
+    notify_dead_letters: int = Field(1, ge=1, description="dead letters of a chain within an hour")
+    health_minutes: int = Field(5, ge=1, le=59, description="minutes between two looks of platform_health")
+    drill_overdue_days: float = Field(8, gt=0, description="days since the last good restore drill")
+
+    metrics_push_url: str | None = Field(
+        None, pattern="^https?://", description="a Pushgateway that lanes and the engine push their metrics to"
+    )
+    metrics_dir: Path | None = Field(
+        None, description="folder that lanes and the engine write their metrics to; `dash-pipeline metrics` shows them"
     )
 
     alert_routes: Annotated[dict[str, str], *_JSON] = Field(

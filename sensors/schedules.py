@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from dagster import DefaultScheduleStatus, ScheduleDefinition
 
+from dash_pipeline.settings import settings
+
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
@@ -150,4 +152,15 @@ def daily_on_time(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
         cron_schedule="3 7 * * *",
         default_status=DefaultScheduleStatus.RUNNING,
         description="Looks for backups, drills and sweeps that are overdue.",
+    )
+
+
+def frequent_health(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """`platform_health` every `DASH_HEALTH_MINUTES`."""
+    return ScheduleDefinition(
+        name="frequent_health",
+        job=job,
+        cron_schedule=f"*/{settings().health_minutes} * * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Shows how each chain does: latency by stage, events/s, lag.",
     )

@@ -21,7 +21,7 @@ from dagster import (
 )
 
 from assets import owners
-from assets.keys import LIFECYCLE, backup_key, compaction_key, housekeeping_key, index_key, table_key
+from assets.keys import LIFECYCLE, backup_key, compaction_key, health_key, housekeeping_key, index_key, table_key
 from assets.lifecycle.on_time import DAILY
 from assets.search import INDEXES
 from dash_pipeline.chains import Chain
@@ -50,6 +50,7 @@ def _swept(chains: list[str]) -> dict[str, list[AssetKey]]:
         "staging_tables": [table_key(chain, "transactions") for chain in chains],
         "orphaned_rows": [table_key(chain, "blocks") for chain in chains],
         "rollups": [index_key("token-performance"), index_key("wallet-activity")],
+        "operations": [health_key(chain) for chain in chains],
         "compression": [table_key(chain, table) for chain in chains for table in TABLES if TABLES[table].hyper],
         "dagster_records": [],
     }
@@ -88,6 +89,10 @@ def _branches(context: AssetExecutionContext, housekeeping: HousekeepingResource
 
 def _rollups(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
     return {f"{table} deleted": rows for table, rows in housekeeping.rollups().items()}
+
+
+def _operations(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
+    return {f"{table} deleted": rows for table, rows in housekeeping.operations().items()}
 
 
 def _compression(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
@@ -132,6 +137,11 @@ _SWEEPS: dict[str, tuple[str, str, _Sweep]] = {
         "Candles that no window of a pool reaches back to, and sums of busy wallets' days that are no longer hot, are"
         " deleted.",
         _rollups,
+    ),
+    "operations": (
+        "postgres",
+        "Checkpoints, notices that are over and their deliveries, older than `DASH_DAGSTER_DAYS`, are deleted.",
+        _operations,
     ),
     "compression": (
         "postgres",

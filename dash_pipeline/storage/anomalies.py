@@ -348,3 +348,11 @@ def unpublished(conn: Connection) -> frozenset[str]:
     """Chains with anomalies that are not on the topic yet."""
     rows = conn.execute("SELECT DISTINCT chain FROM intel.anomalies WHERE published_revision < revision")
     return frozenset(chain for (chain,) in rows)
+
+
+def count_unpublished(conn: Connection) -> int:
+    """Anomalies that the topic does not show as they are."""
+    row = conn.execute("SELECT count(*) FROM intel.anomalies WHERE published_revision < revision").fetchone()
+    assert row is not None
+    count: int = row[0]
+    return count
