@@ -104,6 +104,7 @@ def _lifecycle() -> dict[str, Any]:
     from resources.other_backups import OtherBackupsResource
     from resources.timescale import TimescaleResource
     from sensors import schedules
+    from sensors.checks import check_alerts
     from sensors.operations import operations_sensor
     from sensors.retention import retention_sensor
 
@@ -140,7 +141,7 @@ def _lifecycle() -> dict[str, Any]:
         + [backups.waiting_check(), on_time_checks],
         "jobs": [*days, *archive.derive_jobs(chains), *(job for job, _ in clocked)],
         "schedules": [schedule(job) for job, schedule in clocked],
-        "sensors": [retention_sensor(chains, days), operations_sensor(chains)],
+        "sensors": [retention_sensor(chains, days), operations_sensor(chains), check_alerts()],
         "resources": {
             "archive": ArchiveResource(),
             "backups": BackupsResource(),
