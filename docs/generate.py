@@ -241,7 +241,9 @@ def _metrics() -> str:
 
 def _groups(repositories: Mapping[str, Any]) -> str:
     """The asset groups, from left to right as data flows."""
-    places, parents, counts = {}, {}, {}
+    places: dict[str, str] = {}
+    parents: dict[str, set[str]] = {}
+    counts: dict[str, dict[str, list[Any]]] = {}
     groups = {node.key: node.group_name for _, node, _ in _own(repositories)}
     for location, node, _ in _own(repositories):
         # A group that two locations add to is drawn where most of it is made.

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
+from dash_pipeline.demo import Outcome, demo
+from dash_pipeline.feed.replay import silent
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.progress import Lines
 from dash_pipeline.stack.stack import GROUPS
@@ -19,3 +21,9 @@ def platform(stack: Stack) -> Iterator[Stack]:
     yield stack
     for name in reversed(GROUPS["dagster"]):
         stack.stop(name)
+
+
+@pytest.fixture(scope="package")
+def outcome(platform: Stack) -> Outcome:
+    """What the demo has come to on the platform."""
+    return demo(platform, silent, lambda text: None)

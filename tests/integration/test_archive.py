@@ -200,6 +200,7 @@ def test_a_filter_reads_only_what_it_needs(conn: db.Connection, migrated: Settin
         assert found["tx_hash"].to_list() == want["tx_hash"].to_list(), predicate
     assert frame.select("value_f").head(7).collect().shape == (7, 1)
     assert frame.select(pl.len()).collect().item() == rows.height
+    assert pl.SQLContext(t=frame).execute("SELECT count(*) FROM t").collect().item() == rows.height
     sums = frame.group_by("token_address").agg(pl.len()).collect()
     assert sums["len"].sum() == rows.height
 
