@@ -20,7 +20,7 @@ _PALETTE = 64
 
 
 def picture(found: Course, title: str) -> bytes:
-    """A PNG of 512 x 480 over time (UTC): latency by stage (p50, and the p99 of the whole, logarithmic), events/s, lag."""
+    """A PNG of 512 x 480 over time (UTC): latency by stage (p50, and the whole's p99, logarithmic), events/s, lag."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
