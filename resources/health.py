@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dash_pipeline.storage.health import ChainHealth, Measured
 
 # Numbers are of the last minutes, the picture of the last hours; a step of it holds several checkpoints.
-_WINDOW_S, _HOURS, _STEP_S = 300.0, 6.0, 120.0
+_WINDOW_S, _HOURS, _STEP_S = 300.0, 6.0, 300.0
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,29 @@ from pathlib import Path
 
 from dash_pipeline.stack import debian, install
 
-PACKAGES = ("prometheus", "prometheus-alertmanager", "prometheus-pushgateway", "libc6")
+PACKAGES = ("prometheus", "promtool", "prometheus-alertmanager", "prometheus-pushgateway", "libc6")
+# Debian's Alertmanager knows one place for its templates, which it takes root to write to; this is as long.
+_INSTALLED = b"/usr/share/prometheus/alertmanager"
+_HERE = b"./" * 12 + b"alertfiles"
 
 
 def programs(opt: Path) -> Path:
     """The folder of the programs: prometheus, promtool, prometheus-alertmanager, amtool, prometheus-pushgateway."""
 
     def build(folder: Path) -> None:
-        log = folder / "setup.log"
+        log, alertmanager = folder / "setup.log", folder / "usr" / "bin" / "prometheus-alertmanager"
         debian.unpack(list(PACKAGES), folder, log)
-        debian.make_self_contained(folder, folder / "usr" / "bin", log)
+        debian.make_self_contained(folder, alertmanager.parent, log)
+        code = alertmanager.read_bytes()
+        assert _INSTALLED in code
+        alertmanager.write_bytes(code.replace(_INSTALLED, _HERE))
 
-    return install.once(opt, "monitoring", [" ".join(PACKAGES)], build) / "usr" / "bin"
+    return install.once(opt, "monitoring", [*PACKAGES, _HERE.decode()], build) / "usr" / "bin"
+
+
+def alertmanager_files(tools: Path, folder: Path) -> None:
+    """Put the files that Alertmanager looks for into the folder that it is started in."""
+    (folder / Path(_HERE.decode()).name).symlink_to(tools.parent / "share" / "prometheus" / "alertmanager")
 
 
 def free_port() -> int:

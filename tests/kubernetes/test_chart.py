@@ -32,6 +32,7 @@ SECRET = {
     "timescale_dsn",
     "s3_access_key",
     "encryption_keys",
+    "notify_channels",
 }
 MADE = {"lane_pods"}
 
@@ -661,3 +662,34 @@ def test_keda_ingress_and_ports(render: Render) -> None:
     headless = named(objects, "Service", "-webserver-pods")["spec"]
     assert (headless["clusterIP"], headless["ports"][0]["port"]) == ("None", 3000)
     assert {one["kind"] for one in objects} & CRDS == CRDS
+
+
+def test_metrics_are_a_pod_of_their_own_that_nobody_reads_but_who_is_named(render: Render) -> None:
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    objects = render(
+        "--set=metrics.enabled=true",
+        "--set=metrics.podMonitor=true",
+        f"--set-json=metrics.allow={json.dumps([peer])}",
+    )
+    for one in objects:
+        if one["kind"] not in CRDS | {"PodMonitor"}:
+            validate(one, KUBERNETES, strict=True)
+    (pod,) = [pod for pod in pods(objects).values() if component(pod) == "metrics"]
+    (container,) = containers(pod)
+    assert container["command"][:2] == ["dash-pipeline", "metrics"]
+    assert "--dagster=http://dash-dash-pipeline-webserver.chain" in container["command"]
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    monitor = named(objects, "PodMonitor", "-metrics")["spec"]
+    labels = pod["metadata"]["labels"]
+    assert matches(monitor["selector"], labels)
+    assert monitor["podMetricsEndpoints"][0]["port"] in [port["name"] for port in container["ports"]]
+    policies = [one["spec"] for one in objects if one["kind"] == "NetworkPolicy"]
+    mine = [one for one in policies if matches(one["podSelector"], labels)]
+    assert [rule for one in mine for rule in one.get("ingress", [])] == [
+        {"from": [peer], "ports": [{"protocol": "TCP", "port": 9465}]}
+    ]
+    reached = {port["port"] for one in mine for rule in one.get("egress", []) for port in rule["ports"]}
+    assert {53, 3000, 5432, 9093} <= reached
+    webserver = named(objects, "NetworkPolicy", "-webserver")["spec"]["ingress"][0]["from"][0]["podSelector"]
+    assert matches(webserver, labels)
