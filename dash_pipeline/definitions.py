@@ -158,9 +158,10 @@ def _lifecycle() -> dict[str, Any]:
 def _marts() -> dict[str, Any]:
     from assets.code import linked
     from assets.keys import ANALYTICS, view_key
-    from assets.marts.views import view_assets, view_job
+    from assets.marts.views import marts_job, view_assets, view_job
     from resources.dbt import PROJECT, DbtResource, load_manifest
     from resources.timescale import TimescaleResource
+    from sensors.marts import marts_sensor
     from sensors.views import views_sensor
 
     manifest = load_manifest()
@@ -172,11 +173,12 @@ def _marts() -> dict[str, Any]:
             if node["resource_type"] == "model"
         },
     )
-    job = view_job()
+    everything, changed = view_job(), marts_job()
+    relations = [f"{ANALYTICS}.{key.path[-1]}" for key in sorted(views.keys)]
     return {
         "assets": [views],
-        "jobs": [job],
-        "sensors": [views_sensor(job, [f"{ANALYTICS}.{key.path[-1]}" for key in sorted(views.keys)])],
+        "jobs": [everything, changed],
+        "sensors": [views_sensor(everything, relations), marts_sensor(changed)],
         "resources": {"dbt": DbtResource(), "timescale": TimescaleResource()},
     }
 

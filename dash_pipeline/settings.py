@@ -258,6 +258,7 @@ class Settings(BaseSettings):
     alert_give_up_s: float = Field(86_400, gt=0, description="seconds after which an alert nobody takes is given up")
     direct_alerts: bool = Field(True, description="lanes raise alerts themselves, before the prediction engine's run")
 
+    marts_every_s: float = Field(60, ge=1, description="seconds from one run of the marts to the next, if rows came")
     retention_days: float = Field(7, gt=0, description="days of chain time that rows stay hot")
     compress_after_days: float | None = Field(
         None, gt=0, description="days of chain time after which hot rows are compressed, where TimescaleDB's licence"
