@@ -92,8 +92,8 @@ def fill(
     *,
     logs: bool = True,
 ) -> None:
-    """Rows of a chain: a block a minute, every transaction a swap of a wallet in a pool, each pool's token its own. Pool
-    n is `address("p", n)`, its token `address("k", n)`, wallet n `address("w", n)`."""
+    """Rows of a chain: a block a minute, every transaction a swap of a wallet in a pool, each pool's token its own.
+    Pool n is `address("p", n)`, its token `address("k", n)`, wallet n `address("w", n)`."""
     conn.execute(_FUNCTIONS)
     sizes = {"blocks": blocks, "transactions": transactions, "pools": pools, "wallets": wallets}
     conn.execute((_ROWS + (_LOGS if logs else "")).format(chain=chain, **sizes))

@@ -55,18 +55,19 @@ FOUND: dict[str, Any] = {
 _SAID: dict[str, Any] = {
     "model": "pool_risk", "version": "20261124T101500-3f2a", "subject": POOL, "subject_kind": "pool",
     "contributions": [["liquidity_out_share", 2.31], ["maker_share", 1.02]],
-    "predicted_at": "2024-06-01T01:04:36.412Z", "score": 0.97, "reason": None,
+    "predicted_at": "2024-06-01T01:04:36.412000Z", "score": 0.97, "reason": None,
 }  # fmt: skip
 
 ALERT: dict[str, Any] = {
     "id": "8f14e45fceea167a5a36dedd4bea2543", "chain": "ethereum", "pool": POOL, "token": _TOKEN,
-    "kind": "reserve_drain", "severity": "high", "ts": "2024-06-01T01:04:36.000Z", "block_number": 323,
+    "kind": "reserve_drain", "severity": "high", "ts": "2024-06-01T01:04:36Z", "block_number": 323,
     "wallets": [_WALLET], "evidence": {"drained": 0.94, "sellers": 1}, "predictions": [_SAID],
-    "raised_at": "2024-06-01T01:04:36.398Z", "retracted": False, "revision": 2, "tx_hash": _HASH, "retracted_at": None,
+    "raised_at": "2024-06-01T01:04:36.398000Z", "retracted": False, "revision": 2, "tx_hash": _HASH,
+    "retracted_at": None,
 }  # fmt: skip
 
 PREDICTIONS: dict[str, Any] = {
-    "items": [{"alert": ALERT["id"], "chain": "ethereum", "as_of": "2024-06-01T01:04:36.000Z"} | _SAID],
+    "items": [{"alert": ALERT["id"], "chain": "ethereum", "as_of": "2024-06-01T01:04:36Z"} | _SAID],
     "next_cursor": None,
 }
 

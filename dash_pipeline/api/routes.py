@@ -39,6 +39,7 @@ from dash_pipeline.api.answers import (
     WalletDay,
 )
 from dash_pipeline.api.stores import Hit, Stores
+from dash_pipeline.errors import DashError
 from dash_pipeline.storage import alerts, predictions
 from dash_pipeline.storage.search import queries
 from dash_pipeline.storage.search.indexes import TOKENS_INDEX, alias
@@ -238,8 +239,12 @@ async def alert_list(
         str | None, Parameter(pattern=ADDRESS, description="only this pool's", examples=[Example(value=examples.POOL)])
     ] = None,
     since: Annotated[
-        datetime | None,
-        Parameter(description="raised at this time or later", examples=[Example(value="2024-06-01T00:00:00Z")]),
+        str | None,
+        Parameter(
+            description="raised at this time or later, with its time zone",
+            schema_extra={"format": "date-time"},
+            examples=[Example(value="2024-06-01T00:00:00Z")],
+        ),
     ] = None,
     active: Annotated[
         bool, Parameter(description="only those that are not taken back", examples=[Example(value=True)])
@@ -256,7 +261,7 @@ async def alert_list(
         chain,
         active_only=active,
         pool=_bytes(pool),
-        since=since,
+        since=_moment(since),
         after=(_time(after[0]), _time(after[1]), bytes.fromhex(str(after[2]))) if after else None,
     )
     rows = await stores.rows(*query)
@@ -379,6 +384,15 @@ def _cursor(request: Asked, places: Sequence[Sequence[object]], limit: int) -> s
     if len(places) < limit:
         return None
     return cursors.write(request.app.state["cursor_key"], _question(request), places[-1])
+
+
+def _moment(since: str | None) -> datetime | None:
+    # Not by the parameter's type: from a query, where all is text, the library takes numbers for times.
+    try:
+        moment: datetime | None = msgspec.convert(since, Annotated[datetime, msgspec.Meta(tz=True)] | None)
+    except msgspec.ValidationError as error:
+        raise DashError(f"since: {error}") from None
+    return moment
 
 
 def _bytes(address: str | None) -> bytes | None:
