@@ -68,7 +68,7 @@ ALERT: dict[str, Any] = {
 
 PREDICTIONS: dict[str, Any] = {
     "items": [{"alert": ALERT["id"], "chain": "ethereum", "as_of": "2024-06-01T01:04:36Z"} | _SAID],
-    "next_cursor": None,
+    "next_cursor": CURSOR,
 }
 
 HEALTH: dict[str, Any] = {

@@ -111,7 +111,8 @@ TITLES = {
 
 
 @_endpoint("/v1/tokens", "Tokens that lead a chain's last hour, day or week", Tokens,
-           {"items": [examples.TOKEN], "next_cursor": None}, missing="there is no such chain", max_age=2)  # fmt: skip
+           {"items": [examples.TOKEN], "next_cursor": examples.CURSOR},
+           missing="there is no such chain", max_age=2)  # fmt: skip
 async def tokens(
     request: Asked,
     chain: Chain = "ethereum",

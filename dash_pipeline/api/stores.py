@@ -82,7 +82,9 @@ class Stores:
     _health_at: float = float("-inf")
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _lag: asyncio.Task[Extent] | None = None
+    # Until when nobody asks a store again, and why; when a store last answered.
     _away: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _answered: dict[str, float] = field(default_factory=dict)
 
     # -------------------------------------------------------------------------------------------- database
 
@@ -195,9 +197,10 @@ class Stores:
     async def _within(self, store: str, asking: Coroutine[Any, Any, T]) -> T:
         """Its result; Away when there is none in time, or when the store was away a moment ago: who asks while it is
         away does not wait. What hangs may end whenever it likes."""
-        now = asyncio.get_running_loop().time()
-        until, problem = self._away.get(store, (now, ""))
-        if now < until:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        until, problem = self._away.get(store, (began, ""))
+        if began < until:
             asking.close()
             raise Away(store, problem)
         task = asyncio.ensure_future(asking)
@@ -205,8 +208,14 @@ class Stores:
             done, _ = await asyncio.wait({task}, timeout=self.settings.api_timeout_s)
             if not done:
                 task.cancel()
-                raise Away(store, f"no answer within {self.settings.api_timeout_s:g} s")
-            return task.result()
+                problem = f"no answer within {self.settings.api_timeout_s:g} s"
+                if self._answered.get(store, 0.0) > began:
+                    # Others were answered meanwhile: it is this question that is slow.
+                    raise Away(store, problem)
+            else:
+                found = task.result()
+                self._answered[store] = clock()
+                return found
         except PoolTimeout:
             problem = "no connection"
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -215,9 +224,11 @@ class Stores:
             problem = f"{first_line(error)}; is it made yet?"
         except (aiohttp.ClientError, OSError) as error:
             problem = f"no connection ({type(error).__name__})"
+        except Away:
+            raise
         except Unavailable as error:
-            problem = getattr(error, "problem", str(error))
-        self._away[store] = asyncio.get_running_loop().time() + _AWAY_S, problem
+            problem = str(error)
+        self._away[store] = clock() + _AWAY_S, problem
         raise Away(store, problem)
 
 
