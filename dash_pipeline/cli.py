@@ -333,6 +333,77 @@ def _end_in_good_order() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
+@app.command()
+def api(
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 18080,
+) -> None:
+    """Serve the read API until it is told to stop; /docs describes it."""
+    from dash_pipeline.api.app import run
+    from dash_pipeline.settings import load_settings
+
+    run(load_settings(), host, port)
+
+
+api_keys_app = typer.Typer(no_args_is_help=True, help="Make, show and revoke keys of the read API.")
+app.add_typer(api_keys_app, name="api-keys")
+
+
+@api_keys_app.command("add")
+def api_keys_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    tier: Annotated[str, typer.Option(help="One of DASH_API_TIERS: its rates.")] = "standard",
+) -> None:
+    """Make a key and print it, this once: only its SHA-256 is kept."""
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import api_keys, timescale
+
+    settings = load_settings()
+    with timescale.session(settings) as conn:
+        print(api_keys.add(conn, name, tier, list(settings.api_tiers)))
+
+
+@api_keys_app.command("list")
+def api_keys_list(
+    keys_map: Annotated[
+        bool, typer.Option("--keys-map", help="Print them as the load balancer's keys.map instead.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show all keys: name, tier, and since when they are there or revoked; never the key itself."""
+    from rich.table import Table
+
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import api_keys, timescale
+
+    with timescale.session(load_settings()) as conn:
+        found = api_keys.keys(conn)
+    if keys_map:
+        # The load balancer's classes; keys of other tiers go in between, as those that it does not know do.
+        for key in found:
+            if key.tier in ("paying", "batch") and not key.revoked_at:
+                print(f"{key.hash} {key.tier}")
+    elif json:
+        out.print_json(data=[vars(key) for key in found], default=lambda time: time.isoformat())
+    else:
+        table = Table("name", "tier", "made", "revoked", box=None, pad_edge=False)
+        for key in found:
+            times = [f"{time:%Y-%m-%d %H:%M}" if time else "" for time in (key.created_at, key.revoked_at)]
+            table.add_row(key.name, key.tier, *times)
+        out.print(table)
+
+
+@api_keys_app.command("revoke")
+def api_keys_revoke(name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")]) -> None:
+    """Refuse a key from now on; the API knows within DASH_API_KEY_CACHE_S seconds."""
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import api_keys, timescale
+
+    with timescale.session(load_settings()) as conn:
+        api_keys.revoke(conn, name)
+    out.print(f"{name} is revoked", highlight=False)
+
+
 search_app = typer.Typer(no_args_is_help=True, help="Ask the search indexes, or build them again.")
 app.add_typer(search_app, name="search")
 

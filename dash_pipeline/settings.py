@@ -69,6 +69,25 @@ class LanePod(BaseModel):
     ]  # fmt: skip
 
 
+class ApiTier(BaseModel):
+    """How much a key of the read API may ask: `rate` requests a second on average, `burst` at once after a pause."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rate: float = Field(gt=0)
+    burst: int = Field(ge=1)
+
+
+# The names that the load balancer has for its classes; `standard` is what is in between.
+_TIERS = {"anonymous": (20, 40), "batch": (20, 40), "standard": (100, 200), "paying": (500, 1000)}
+
+
+def _with_anonymous(value: dict[str, ApiTier]) -> dict[str, ApiTier]:
+    if "anonymous" not in value:
+        raise ValueError("there is no tier `anonymous`, which is for requests without a key")
+    return value
+
+
 def _not_above_max_lanes(value: int, info: ValidationInfo) -> int:
     most = info.data.get("max_lanes", value)
     if value > most:
@@ -259,6 +278,18 @@ class Settings(BaseSettings):
     direct_alerts: bool = Field(True, description="lanes raise alerts themselves, before the prediction engine's run")
 
     marts_every_s: float = Field(60, ge=1, description="seconds from one run of the marts to the next, if rows came")
+    api_tiers: Annotated[dict[str, ApiTier], *_JSON, AfterValidator(_with_anonymous)] = Field(
+        default_factory=lambda: {name: ApiTier(rate=rate, burst=burst) for name, (rate, burst) in _TIERS.items()},
+        description='tiers of the API\'s keys, {"name": {"rate": requests a second, "burst": requests at once}}, for'
+        " each process of the API; `anonymous` is for requests without a key, for each address",
+    )
+    api_anonymous: bool = Field(True, description="the API answers requests without a key")
+    api_key_cache_s: float = Field(5, ge=0, le=60, description="seconds after which a revoked key is refused")
+    api_timeout_s: float = Field(2, gt=0, le=30, description="seconds after which a store that is silent is away")
+    api_proxies: str = Field(
+        "127.0.0.1", description="addresses whose X-Forwarded-For the API believes, as in 10.0.0.0/8,127.0.0.1; or *"
+    )
+
     retention_days: float = Field(7, gt=0, description="days of chain time that rows stay hot")
     compress_after_days: float | None = Field(
         None, gt=0, description="days of chain time after which hot rows are compressed, where TimescaleDB's licence"

@@ -24,7 +24,7 @@ from tests.kubernetes.conftest import CHART, GIVEN, KUBERNETES, Helm, Object, na
 Render = Callable[..., list[Object]]
 
 ACCOUNTS = ("daemon", "webserver", "code", "runs")
-SERVING = {"webserver", "daemon", *(f"code-{name}" for name in CODE_LOCATIONS)}
+SERVING = {"webserver", "api", "daemon", *(f"code-{name}" for name in CODE_LOCATIONS)}
 CRDS = {"ScaledObject"}
 # Settings that are secret, so they have no place in `settings`; and the one that `runs.sizes` makes.
 SECRET = {
@@ -231,6 +231,21 @@ def test_who_gets_the_secrets(default: list[Object]) -> None:
         assert whole == (component(pod).startswith("code-") or component(pod) == "prepare")
 
 
+def test_the_api_gets_no_more_secrets_than_it_reads_with(default: list[Object], render: Render) -> None:
+    (container,) = named(default, "Deployment", "-api")["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"configMapRef": {"name": "dash-dash-pipeline-settings"}}]
+    secret = {one["name"] for one in container["env"] if "valueFrom" in one}
+    assert secret == {"DASH_TIMESCALE_DSN", "DASH_OPENSEARCH_PASSWORD", "DASH_KAFKA_PASSWORD"}
+    assert {"name": "DASH_API_PROXIES", "value": "*"} in container["env"]
+    (own,) = named(render("--set=settings.api_proxies=10.0.0.0/8"), "Deployment", "-api")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert "DASH_API_PROXIES" not in [one["name"] for one in own["env"]]
+    without = render("--set=api.enabled=false", "--set=haproxy.enabled=true", "--set=haproxy.tls.secretName=x")
+    assert not [one for one in without if one["metadata"]["name"].endswith("-api")]
+    assert "backend api" not in str(without)
+
+
 def test_secrets_of_a_trial_are_in_secrets_only(render: Render) -> None:
     objects = render(
         "--set=existingSecret=",
@@ -324,7 +339,10 @@ def test_the_network_is_closed_but_for_what_is_named(rendered: list[Object]) -> 
     (peer,) = reached(labels["webserver"], 3000)
     assert {who for who, theirs in labels.items() if matches(peer["podSelector"], theirs)} == {"test"}
     assert matches(peer["podSelector"], labels["test"] | {"app.kubernetes.io/component": "haproxy"})
-    for who in ("webserver", "daemon", "run", "prepare", *(f"code-{name}" for name in CODE_LOCATIONS)):
+    (peer,) = reached(labels["api"], 8080)
+    assert not [who for who, theirs in labels.items() if matches(peer["podSelector"], theirs)]
+    assert matches(peer["podSelector"], labels["api"] | {"app.kubernetes.io/component": "haproxy"})
+    for who in ("webserver", "api", "daemon", "run", "prepare", *(f"code-{name}" for name in CODE_LOCATIONS)):
         assert {53, 5432, 9093, 9200, 443} <= egress(labels[who]), who
         assert (4000 in egress(labels[who])) == (who in ("webserver", "daemon")), who
         assert (6443 in egress(labels[who])) == (who in ("webserver", "daemon")), who
