@@ -23,7 +23,7 @@ def overdue(instance: DagsterInstance) -> set[str]:
     result = build_defs("lifecycle").resolve_job_def("check_on_time").execute_in_process(instance=instance)
     assert result.success
     checks = result.get_asset_check_evaluations()
-    assert len(checks) == 14
+    assert len(checks) >= 14
     return {check.asset_key.to_user_string() for check in checks if not check.passed}
 
 
