@@ -65,11 +65,12 @@ def blocks(page: Path, section: str = "") -> list[Block]:
 
 
 def lines(text: str) -> Iterator[str]:
-    """The lines of a block that are commands of ours or of make: without variables before them and comments behind."""
+    """The lines of a block that are commands of ours or of make: without variables before them, and without comments and
+    where their output goes behind."""
     for line in text.replace("\\\n", " ").splitlines():
         command = re.sub(r"^(?:[A-Z_]+=(?:'[^']*'|\S*) +)*", "", line.strip())
         if command.startswith(("dash-pipeline ", "make ")):
-            yield command
+            yield re.sub(r" (?:>>?|\|) .*", "", command)
 
 
 def inline(page: Path) -> list[str]:
