@@ -24,6 +24,7 @@ import typer.main
 
 from dash_pipeline.cli import app
 from dash_pipeline.stack import Stack
+from dash_pipeline.stack.layout import PORTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -65,8 +66,8 @@ def blocks(page: Path, section: str = "") -> list[Block]:
 
 
 def lines(text: str) -> Iterator[str]:
-    """The lines of a block that are commands of ours or of make: without variables before them, and without comments and
-    where their output goes behind."""
+    """The lines of a block that are commands of ours or of make: without variables before them, and without what is
+    behind: comments, and where their output goes."""
     for line in text.replace("\\\n", " ").splitlines():
         command = re.sub(r"^(?:[A-Z_]+=(?:'[^']*'|\S*) +)*", "", line.strip())
         if command.startswith(("dash-pipeline ", "make ")):
@@ -112,7 +113,10 @@ def problem(command: str, *, mentioned: bool = False) -> str | None:
 
 
 def run(stack: Stack, commands: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a page's commands in one shell, at the clone's top, on these servers; the first that fails ends it."""
+    """Run a page's commands in one shell, at the clone's top, on these servers; the first that fails ends it. Addresses
+    are a page's, with the ports of a stack without an offset."""
+    for name, port in PORTS.items():
+        commands = re.sub(rf"\b127\.0\.0\.1:{port}\b", stack.ports.at(name), commands)
     variables = os.environ | {
         "DASH_STACK_DIR": str(stack.layout.home),
         "DASH_OPT_DIR": str(stack.layout.opt),

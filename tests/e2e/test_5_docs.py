@@ -13,10 +13,13 @@ from dash_pipeline.demo import Outcome
 from dash_pipeline.stack import Stack
 from tests.commands import PAGES, ROOT, blocks, inline, run
 
-GUIDES = [page for page in PAGES if page.name == "tutorial.md" or page.parent.name == "guides"]
+GUIDES = [page for page in PAGES if page.name in ("tutorial.md", "api.md") or page.parent.name == "guides"]
 
 #: Commands in sentences that are not run here, and why.
 NOT_RUN = {
+    "api": "runs until it is stopped; the platform has one",
+    "api --host 0.0.0.0 --port 8080": "runs until it is stopped; the platform has one",
+    "metrics": "runs until it is stopped; tests/integration/test_metrics.py asks it",
     "up": "the platform is up",
     "down": "other tests use the platform",
     "reset": "other tests use the platform",

@@ -1,5 +1,5 @@
-"""The marts on the real database: what they say of the recorded market is what its messages say, whatever came late, was
-taken back, or failed on the way.
+"""The marts on the real database: what they say of the recorded market is what its messages say, whatever came late,
+was taken back, or failed on the way.
 
 The numbers they are held against are made here with polars from the recorded messages alone. The tests of this module
 are one story, in order: a part of the market, then the rest and a reorg, then everything anew.
@@ -356,7 +356,7 @@ def said(recording: Messages) -> Said:
             (value,) = words(log)
             for holder, change in ((address(log["topics"][1]), -value), (address(log["topics"][2]), value)):
                 shares.append(row | {"holder": holder, "change": change})
-    exact = {name: EXACT for name in ("in0", "in1", "out0", "out1", "r0", "r1")}
+    exact = dict.fromkeys(("in0", "in1", "out0", "out1", "r0", "r1"), EXACT)
     return Said(
         pl.DataFrame(events, infer_schema_length=None, schema_overrides=exact),
         pl.DataFrame(shares, infer_schema_length=None, schema_overrides={"change": EXACT}),
@@ -589,7 +589,7 @@ def test_liquidity(market: Chain, said: Said) -> None:
             floats.append(
                 place | {"largest_share": amounts[0] / sum(amounts), "top3_share": sum(amounts[:3]) / sum(amounts)}
             )
-    whole = {name: EXACT for name in ("reserve0", "reserve1", "shares")}
+    whole = dict.fromkeys(("reserve0", "reserve1", "shares"), EXACT)
     want = pl.DataFrame(exact, infer_schema_length=None, schema_overrides=whole)
     exactly(market.frame("pool_liquidity", ", ".join(want.columns)), want, ["pool", "hour"])
     shares = pl.DataFrame(floats, infer_schema_length=None)

@@ -13,6 +13,7 @@ from tests.commands import PAGES, ROOT, Block, blocks, inline, lines, problem
 #: Pages whose blocks are run, and the test that does it.
 RUN_BY = {
     "docs/tutorial.md": "tests/e2e/test_5_docs.py",
+    "docs/api.md": "tests/e2e/test_5_docs.py",
     "docs/guides": "tests/e2e/test_5_docs.py",
     "docs/operations.md": "tests/integration/test_backups_runbook.py",
 }
@@ -55,7 +56,7 @@ def test_commands_stand_in_blocks_of_sh() -> None:
     missed = []
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-        indented = re.findall(rf"^    (?:{'|'.join(_PROGRAMS)}) .*", text, re.MULTILINE)
+        indented = re.findall(rf"^    (?:\$ )?(?:{'|'.join(_PROGRAMS)}) .*", text, re.MULTILINE)
         missed += [f"{page.name}: {line}" for line in indented]
     assert missed == []
 
