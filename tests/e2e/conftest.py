@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -11,12 +12,26 @@ from dash_pipeline.demo import Outcome, demo
 from dash_pipeline.feed.replay import silent
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.progress import Lines
+from dash_pipeline.stack.secrets import write_env
 from dash_pipeline.stack.stack import GROUPS
+from tests.webhooks import Receiver
 
 
 @pytest.fixture(scope="package")
-def platform(stack: Stack) -> Iterator[Stack]:
+def operators(stack: Stack) -> Iterator[Receiver]:
+    """The webhook at which operators are told."""
+    with Receiver(stack.settings().alert_secret) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="package")
+def platform(stack: Stack, operators: Receiver) -> Iterator[Stack]:
     """The test stack with everything up: schema, topics, indexes and Dagster, whose sensors are running."""
+    channels = {"ops": {"kind": "webhook", "url": operators.url}}
+    routes = {"*": ["ops"]}
+    write_env(
+        stack.layout, {"DASH_NOTIFY_CHANNELS": json.dumps(channels), "DASH_OWNER_ROUTES": json.dumps(routes)}
+    )
     stack.up(progress=Lines(Console(stderr=True)))
     yield stack
     for name in reversed(GROUPS["dagster"]):
