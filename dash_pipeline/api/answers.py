@@ -198,10 +198,37 @@ class Predictions(Struct):
     next_cursor: Cursor
 
 
-class Rows(Struct):
-    """A page of rows of a mart, with the mart's own columns."""
+class Period(Struct):
+    """An hour, day or week in which a token was traded; prices and amounts that are floats are in whole tokens of
+    `quote`."""
 
-    items: list[dict[str, Any]]
+    chain: str
+    token: Address
+    period: str
+    period_start: datetime
+    period_end: datetime
+    trades: int
+    volume_raw: Digits | None = None
+    symbol: str | None = None
+    main_pool: Address | None = None
+    quote: Address | None = None
+    quote_symbol: str | None = None
+    open: float | None = None
+    high: float | None = None
+    low: float | None = None
+    close: float | None = None
+    vwap: float | None = None
+    volume: float | None = None
+    volume_quote: float | None = None
+    unique_traders: int | None = None
+    liquidity: float | None = None
+    change: float | None = None
+
+
+class Periods(Struct):
+    """A page of periods, the newest first."""
+
+    items: list[Period]
     next_cursor: Cursor
 
 

@@ -25,6 +25,14 @@ TOKEN: dict[str, Any] = {
     "liquidity_change_7d": 0.1,
 }  # fmt: skip
 
+PERIOD: dict[str, Any] = {
+    "chain": "ethereum", "token": _TOKEN, "period": "1h", "period_start": "2024-06-01T02:00:00Z",
+    "period_end": "2024-06-01T03:00:00Z", "trades": 31, "volume_raw": "8100000000000000000000000", "symbol": "PEPX",
+    "main_pool": POOL, "quote": _QUOTE, "quote_symbol": "WETH", "open": 0.0000019, "high": 0.0000022,
+    "low": 0.0000019, "close": 0.0000021, "vwap": 0.000002, "volume": 8100000.0, "volume_quote": 16.4,
+    "unique_traders": 12, "liquidity": 84.2, "change": 0.1,
+}  # fmt: skip
+
 TRANSACTION: dict[str, Any] = {
     "chain": "ethereum", "ts": "2024-06-01T01:04:36Z", "block_number": 323, "block_hash": _HASH, "tx_hash": _HASH,
     "tx_index": 0, "from_address": _WALLET, "value": "0", "to_address": POOL, "receipt_status": 1,

@@ -28,6 +28,8 @@ from dash_pipeline.api.answers import (
     Alerts,
     Found,
     Health,
+    Period,
+    Periods,
     Prediction,
     Predictions,
     Problem,
@@ -40,7 +42,7 @@ from dash_pipeline.api.answers import (
 )
 from dash_pipeline.api.stores import Hit, Stores
 from dash_pipeline.errors import DashError
-from dash_pipeline.storage import alerts, predictions
+from dash_pipeline.storage import alerts, predictions, token_periods
 from dash_pipeline.storage.search import queries
 from dash_pipeline.storage.search.indexes import TOKENS_INDEX, alias
 from dash_pipeline.storage.search.queries import SUMMARY
@@ -152,6 +154,28 @@ async def token(request: Asked, address: AddressPath, chain: Chain = "ethereum")
     if found is None:
         raise NotFoundException(f"no token {address.lower()} on {chain}")
     return _answer(request, found)
+
+
+@_endpoint("/v1/tokens/{address:str}/history", "A token's hours, days or weeks", Periods,
+           {"items": [examples.PERIOD], "next_cursor": examples.CURSOR},
+           missing="there is no such chain", max_age=2)  # fmt: skip
+async def history(
+    request: Asked,
+    address: AddressPath,
+    chain: Chain = "ethereum",
+    period: Annotated[
+        Literal["1h", "24h", "7d"], Parameter(description="how long each is", examples=[Example(value="24h")])
+    ] = "1h",
+    limit: Limit = 20,
+    cursor: CursorParameter = None,
+) -> Response[Periods]:
+    """Those in which it was traded, newest first, as far back as the mart `token_performance` goes. 503 while that is
+    not built."""
+    stores = _stores(request, chain)
+    after = _after(request, cursor)
+    rows = await stores.rows(*token_periods.ask_periods(chain, address, period, limit, _time(after[0]) if after else None))
+    found = [msgspec.json.decode(document, type=Period) for _, document in rows]
+    return _answer(request, Periods(found, _cursor(request, [(start.isoformat(),) for start, _ in rows], limit)))
 
 
 # ---------------------------------------------------------------------------------------------- wallets
@@ -334,7 +358,7 @@ def healthz() -> dict[str, str]:
 
 
 HANDLERS = [
-    tokens, token, activity, transactions, search, alert_list, alert, alert_predictions, pool_predictions,
+    tokens, token, history, activity, transactions, search, alert_list, alert, alert_predictions, pool_predictions,
     wallet_predictions, health, healthz,
 ]  # fmt: skip
 

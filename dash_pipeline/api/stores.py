@@ -221,7 +221,8 @@ class Stores:
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             problem = first_line(error)
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-            problem = f"{first_line(error)}; is it made yet?"
+            # It is there for whoever asks for something else.
+            raise Away(store, f"{first_line(error)}: it is not made yet") from error
         except (aiohttp.ClientError, OSError) as error:
             problem = f"no connection ({type(error).__name__})"
         except Away:

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+import yaml
 
 from benchmarks.search import address, fill
 from dash_pipeline.alerts import show
@@ -26,6 +27,7 @@ from dash_pipeline.stack import Stack
 from dash_pipeline.storage import search, timescale
 from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.search import bulk, indexes
+from tests.conftest import ROOT
 
 PROGRAM = str(Path(sys.executable).with_name("dash-pipeline"))
 SIZES = {"blocks": 60, "transactions": 240, "pools": 45, "wallets": 12}
@@ -189,6 +191,36 @@ def test_tokens_are_ranked_as_the_index_ranks_them(api: Api) -> None:
     items = api.pages("/v1/tokens", chain=api.chain, window="24h", by="volume", limit=10)
     assert [one["address"] for one in items] == [one["address"] for one in found]
     assert all(map(same, items, found))
+
+
+def test_a_token_s_history_is_the_mart_s(api: Api) -> None:
+    """The mart as dbt describes it; that it is so is tested where it is built."""
+    path, token = f"/v1/tokens/{address('k', 7)}/history", address("k", 7)
+    missing = api.get(path, chain=api.chain)
+    assert missing.status_code == 503
+    assert missing.json()["detail"].endswith('"analytics.token_performance" does not exist: it is not made yet')
+    assert api.get("/v1/alerts").status_code == 200, "the database is there"
+    (described,) = (ROOT / "dbt" / "models" / "marts").glob("*.yml")
+    (mart,) = [one for one in yaml.safe_load(described.read_text())["models"] if one["name"] == "token_performance"]
+    columns = ", ".join(f"{one['name']} {one['data_type']}" for one in mart["columns"])
+    start = NOON.replace(hour=0)
+    with psycopg.connect(api.settings.timescale_dsn.get_secret_value()) as conn:
+        conn.execute("CREATE SCHEMA IF NOT EXISTS analytics")
+        conn.execute(f"CREATE TABLE analytics.token_performance ({columns})")
+        for period, hours in (("1h", 1), ("24h", 24)):
+            for number in range(9):
+                at = start + timedelta(hours=hours * number)
+                conn.execute(
+                    "INSERT INTO analytics.token_performance (chain, token, period, period_start, period_end, trades,"
+                    " volume_raw, close) VALUES (%s, %s, %s, %s, %s, %s, %s, 0.5)",
+                    (api.chain, token, period, at, at + timedelta(hours=hours), number + 1, 2**200),
+                )
+    items = api.pages(path, chain=api.chain, period="24h", limit=4)
+    assert [one["trades"] for one in items] == list(range(9, 0, -1))
+    assert items[-1]["period_start"] == "2024-05-01T00:00:00Z"
+    assert {(one["period"], one["volume_raw"], one["close"]) for one in items} == {("24h", str(2**200), 0.5)}
+    assert api.ok(path, chain=api.chain)["items"][0]["period"] == "1h"
+    assert api.ok(f"/v1/tokens/{address('k', 8)}/history", chain=api.chain)["items"] == []
 
 
 def test_a_wallet_s_activity(api: Api) -> None:

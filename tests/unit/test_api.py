@@ -132,6 +132,7 @@ def test_what_a_text_may_stand_for(text: str, indexes: list[str]) -> None:
     ("kind", "example"),
     [
         (answers.Token, examples.TOKEN),
+        (answers.Period, examples.PERIOD),
         (answers.Activity, examples.ACTIVITY),
         (answers.Found, examples.FOUND),
         (answers.Alert, examples.ALERT),
