@@ -29,9 +29,7 @@ def platform(stack: Stack, operators: Receiver) -> Iterator[Stack]:
     """The test stack with everything up: schema, topics, indexes and Dagster, whose sensors are running."""
     channels = {"ops": {"kind": "webhook", "url": operators.url}}
     routes = {"*": ["ops"]}
-    write_env(
-        stack.layout, {"DASH_NOTIFY_CHANNELS": json.dumps(channels), "DASH_OWNER_ROUTES": json.dumps(routes)}
-    )
+    write_env(stack.layout, {"DASH_NOTIFY_CHANNELS": json.dumps(channels), "DASH_OWNER_ROUTES": json.dumps(routes)})
     stack.up(progress=Lines(Console(stderr=True)))
     yield stack
     for name in reversed(GROUPS["dagster"]):
