@@ -173,7 +173,8 @@ async def history(
     not built."""
     stores = _stores(request, chain)
     after = _after(request, cursor)
-    rows = await stores.rows(*token_periods.ask_periods(chain, address, period, limit, _time(after[0]) if after else None))
+    query = token_periods.ask_periods(chain, address, period, limit, _time(after[0]) if after else None)
+    rows = await stores.rows(*query)
     found = [msgspec.json.decode(document, type=Period) for _, document in rows]
     return _answer(request, Periods(found, _cursor(request, [(start.isoformat(),) for start, _ in rows], limit)))
 
