@@ -331,7 +331,7 @@ def test_killed_at_a_step_the_next_run_does_the_rest(
     assert len(desk.hook.requests) == requests
     assert len(desk.documents()) == indexed
     before = desk.predictions()
-    desk.later(delivery._LEASE_S)
+    desk.later(delivery.LEASE_S)
     outcome = desk.engine()
     assert (outcome.messages == 0) is committed
     if committed:
