@@ -20,7 +20,7 @@ Columns = Mapping[str, list[tuple[str, str]]]
 
 
 def column_lineage(project: Path, manifest: Mapping[str, Any]) -> dict[str, Columns]:
-    """Unique id of each model -> its columns' origins. Raises DashError that names the model whose SQL cannot be read."""
+    """Unique id of each model -> its columns' origins. Raises DashError with the model whose SQL cannot be read."""
     parents = {
         (node["schema"], node["name"]): (unique_id, {name: c["data_type"] for name, c in node["columns"].items()})
         for kind in ("nodes", "sources")
