@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,7 +90,8 @@ def _run(models: Sequence[str]) -> Iterator[Result]:
         except DagsterDbtCliRuntimeError as error:
             raise DashError(f"dbt build: {_said(str(error))}") from error
         if parsed.exists():
-            _put(parsed, kept)
+            with suppress(OSError):  # a home that cannot be written to costs time, no more
+                _put(parsed, kept)
 
 
 def _result(data: Mapping[str, Any]) -> Result:

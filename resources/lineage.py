@@ -9,18 +9,18 @@ dbt compiles a model only with a database at hand. Here its Jinja is rendered wi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dash_pipeline.errors import DashError, first_line
+
 #: Column -> the parents' columns: (unique id, column).
 Columns = Mapping[str, list[tuple[str, str]]]
-_TEST = re.compile(r"{%-? *test.*?endtest *-?%}", re.DOTALL)
 
 
 def column_lineage(project: Path, manifest: Mapping[str, Any]) -> dict[str, Columns]:
-    """Unique id of each model -> its columns' origins. Raises ValueError of sqlglot for SQL that it cannot read."""
+    """Unique id of each model -> its columns' origins. Raises DashError with the model whose SQL cannot be read."""
     parents = {
         (node["schema"], node["name"]): (unique_id, {name: c["data_type"] for name, c in node["columns"].items()})
         for kind in ("nodes", "sources")
@@ -28,10 +28,10 @@ def column_lineage(project: Path, manifest: Mapping[str, Any]) -> dict[str, Colu
         if node["resource_type"] in ("model", "source")
     }
     macros = "\n".join(path.read_text(encoding="utf-8") for path in sorted((project / "macros").glob("*.sql")))
+    models = {i: node for i, node in manifest["nodes"].items() if node["resource_type"] == "model"}
     return {
-        unique_id: _model(_render(macros, node), node["columns"], parents)
-        for unique_id, node in manifest["nodes"].items()
-        if node["resource_type"] == "model"
+        unique_id: _model(node["name"], _render(macros, node), node["columns"], parents)
+        for unique_id, node in models.items()
     }
 
 
@@ -52,15 +52,19 @@ def _render(macros: str, node: Mapping[str, Any]) -> str:
 
 
 def _model(
-    text: str, columns: Mapping[str, Any], parents: Mapping[tuple[str, str], tuple[str, Mapping[str, str]]]
+    name: str, text: str, columns: Mapping[str, Any], parents: Mapping[tuple[str, str], tuple[str, Mapping[str, str]]]
 ) -> Columns:
     from sqlglot import exp
+    from sqlglot.errors import SqlglotError
     from sqlglot.lineage import lineage
 
     schema: dict[str, dict[str, dict[str, str]]] = {}
-    for (namespace, name), (_, types) in parents.items():
-        schema.setdefault(namespace, {})[name] = dict(types)
-    nodes = lineage(None, text, schema, dialect="postgres", validate_qualify_columns=False, identify=False)
+    for (namespace, relation), (_, types) in parents.items():
+        schema.setdefault(namespace, {})[relation] = dict(types)
+    try:
+        nodes = lineage(None, text, schema, dialect="postgres", validate_qualify_columns=False, identify=False)
+    except SqlglotError as error:
+        raise DashError(f"dbt model {name}: its columns cannot be followed: {first_line(error)}") from error
     found: dict[str, list[tuple[str, str]]] = {}
     for column in columns:
         origins: set[tuple[str, str]] = set()

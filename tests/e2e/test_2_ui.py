@@ -20,10 +20,9 @@ def test_the_graph_starts_at_the_topics(browser: webdriver.Chrome, ui: str, keep
     browser.set_window_size(1680, 2600)
     open_graph(browser, f"{ui}/asset-groups")
     topics, tables = node(browser, f"{CHAIN}_topics"), node(browser, CHAIN)
-    indexes, models = node(browser, "search"), node(browser, "models")
+    indexes, views, models = node(browser, "search"), node(browser, "staging"), node(browser, "models")
     intelligence = node(browser, "intelligence")
-    views, marts = node(browser, "staging"), node(browser, "marts")
-    assert topics < tables < min(views, marts, intelligence)
+    assert topics < tables < min(views, node(browser, "marts"), intelligence)
     assert max(models, tables) < intelligence < indexes, "anomalies and champions -> predictions and alerts -> index"
     browser.set_window_size(*WINDOW)
     browser.get(f"{ui}/asset-groups")

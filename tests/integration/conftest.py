@@ -12,8 +12,8 @@ from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.migrate import upgrade
 
 _OTHERS = (
-    "ops.archive_manifest, ops.archived_rows, ops.chains, ops.block_tree, ops.search_outbox, rollup.wallet_blocks,"
-    " chain.pools, intel.alerts, intel.deliveries"
+    "ops.archive_manifest, ops.archived_rows, ops.chains, ops.block_tree, ops.search_outbox, ops.changed_hours,"
+    " rollup.wallet_blocks, chain.pools, intel.alerts, intel.deliveries"
 )
 
 
