@@ -56,8 +56,8 @@ def blocks(page: Path, section: str = "") -> list[Block]:
     text = page.read_text()
     start = text.index(f"{section}\n") if section else 0
     level = len(section) - len(section.lstrip("#"))
-    found = re.search(rf"^#{{1,{level}}} ", text[start + 1 :], re.MULTILINE) if section else None
-    end = start + 1 + found.start() if found else len(text)
+    found = re.compile(rf"^#{{1,{level}}} ", re.MULTILINE).search(text, start + len(section)) if section else None
+    end = found.start() if found else len(text)
     return [
         Block(page, text.count("\n", 0, match.start("text")) + 1, match["text"], match["reason"])
         for match in _BLOCK.finditer(text)

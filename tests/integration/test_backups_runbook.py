@@ -12,6 +12,7 @@ import pytest
 from dash_pipeline.backups import database
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import migrate
+from dash_pipeline.storage.search import indexes
 from tests.commands import ROOT, blocks, run
 
 RUNBOOK = ROOT / "docs" / "operations.md"
@@ -32,6 +33,7 @@ def test_the_runbook_brings_the_database_back(whole: Stack) -> None:
     """The disk died; of three days the first is in the backup, the second in the log, the third is not wanted."""
     settings = whole.settings()
     migrate.upgrade(settings)
+    indexes.ensure(settings, ["anvil"])  # a snapshot is of indexes
     dsn = settings.timescale_dsn.get_secret_value()
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("DROP TABLE IF EXISTS ops.days; CREATE TABLE ops.days (day int)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,22 +29,16 @@ from tests.webhooks import SECRET, Receiver
 
 
 @pytest.fixture
-def receiver(migrated: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+def receiver(migrated: Settings, in_environment: pytest.MonkeyPatch) -> Iterator[Receiver]:
     """A webhook of team:x, on this module's database, which knows of no notice yet."""
     with db.connect(migrated) as conn:
         conn.execute("TRUNCATE ops.notices, ops.notice_deliveries")
-    for name, value in migrated.model_dump(exclude_defaults=True).items():
-        if hasattr(value, "get_secret_value"):
-            value = value.get_secret_value()
-        if isinstance(value, str | Path):
-            monkeypatch.setenv(f"DASH_{name.upper()}", str(value))
     with Receiver() as ops:
-        monkeypatch.setenv("DASH_NOTIFY_CHANNELS", json.dumps({"ops": {"kind": "webhook", "url": ops.url}}))
-        monkeypatch.setenv("DASH_OWNER_ROUTES", json.dumps({"team:x": ["ops"]}))
-        monkeypatch.setenv("DASH_ALERT_SECRET", SECRET.get_secret_value())
+        in_environment.setenv("DASH_NOTIFY_CHANNELS", json.dumps({"ops": {"kind": "webhook", "url": ops.url}}))
+        in_environment.setenv("DASH_OWNER_ROUTES", json.dumps({"team:x": ["ops"]}))
+        in_environment.setenv("DASH_ALERT_SECRET", SECRET.get_secret_value())
         settings_module.settings.cache_clear()
         yield ops
-    settings_module.settings.cache_clear()
 
 
 def check(instance: DagsterInstance, key: list[str], passed: bool, owner: str = "team:x") -> None:

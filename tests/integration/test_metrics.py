@@ -32,6 +32,7 @@ from dash_pipeline.settings import Channel, Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import timescale as db
 from tests.chain import ROWS, branch
+from tests.environment import put_in_environment
 from tests.lane import QUICK, Market, new_market, whole
 from tests.monitoring import alertmanager_files, free_port, programs, running
 
@@ -206,12 +207,7 @@ def test_a_lane_that_cannot_show_its_metrics_commits_all_the_same(shown: Shown, 
 
 
 def test_checkpoints_become_platform_health(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in shown.settings.model_dump(exclude_defaults=True).items():
-        if hasattr(value, "get_secret_value"):
-            value = value.get_secret_value()
-        if isinstance(value, str | Path):
-            monkeypatch.setenv(f"DASH_{name.upper()}", str(value))
-    settings_module.settings.cache_clear()
+    put_in_environment(shown.settings, monkeypatch)
     chain = shown.market.chain
     rows = shown.market.query(
         "SELECT sum(messages)::int, sum(dead_letters)::int, bool_and(end_to_end_p50_ms <= end_to_end_p99_ms)"

@@ -203,19 +203,13 @@ def test_a_mail_server_that_cannot_be_trusted_or_logged_in_to_gets_nothing_and_i
 
 
 @pytest.fixture
-def environment(migrated: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """This module's database and the test stack's Kafka, as everything that reads settings by itself finds them."""
+def environment(in_environment: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """This module's database and the test stack's Kafka, with a chain that nothing else has."""
     registry = tmp_path / "chains.toml"
     registry.write_text('[quietland]\ntitle = "Quietland"\nchain_id = 31337\nblock_time_s = 1.0\n')
-    for name, value in migrated.model_dump(exclude_defaults=True).items():
-        if hasattr(value, "get_secret_value"):
-            value = value.get_secret_value()
-        if isinstance(value, str | Path):
-            monkeypatch.setenv(f"DASH_{name.upper()}", str(value))
-    monkeypatch.setenv("DASH_CHAINS_FILE", str(registry))
+    in_environment.setenv("DASH_CHAINS_FILE", str(registry))
     settings_module.settings.cache_clear()
-    yield monkeypatch
-    settings_module.settings.cache_clear()
+    return in_environment
 
 
 def test_the_sensor_tells_of_what_it_finds_and_when_it_is_over(
