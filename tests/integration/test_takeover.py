@@ -117,11 +117,13 @@ def test_of_lanes_that_start_at_once_one_goes_on(market: Market) -> None:
 def test_a_lane_that_reconnects_does_not_take_back_what_was_taken_over(market: Market) -> None:
     market.produce(whole(branch("A", 0, BLOCKS - 1, "-")))
     old = start(market, "old")
-    begun(market, "old")
+    owned = "SELECT count(*) FROM ops.stream_offsets WHERE run_id = 'old' AND topic LIKE %s"
+    wait_for(lambda: market.query(owned, f"{market.chain}.%")[0][0] > 0, "its claim")
     with db.connect(market.settings) as conn:
         with conn.transaction():
             db.claim(conn, dict.fromkeys(market.ends(), 0), "new")
-            # The old lane waits for its offsets, and loses its connection there.
+            # The old lane has something to commit, waits for its offsets, and loses its connection there.
+            market.produce(whole(branch("A", BLOCKS, BLOCKS + 9, f"A{BLOCKS - 1}")))
             waits = (
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                 " WHERE wait_event_type = 'Lock' AND query LIKE %s"
@@ -132,7 +134,7 @@ def test_a_lane_that_reconnects_does_not_take_back_what_was_taken_over(market: M
                               (f"{market.chain}.%",)).fetchall()  # fmt: skip
     assert owners == [("new",)]
     market.drain(SMALL, "last")
-    market.check(BLOCKS)
+    market.check(BLOCKS + 10)
 
 
 def test_what_the_owner_commits_after_the_look_at_kafka_is_no_topic_made_anew(market: Market) -> None:
