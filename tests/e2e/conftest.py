@@ -47,7 +47,7 @@ def outcome(platform: Stack) -> Outcome:
     return demo(platform, silent, lambda text: None)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # an open page asks the webserver again and again
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
