@@ -29,8 +29,8 @@ from tests.whole import check, settle
 
 CHAIN = "anvil_live"
 JOB = f"ingest_{CHAIN}"
-#: Messages a second, at which the 82,560 last for a quarter of a minute, half of one, and nearly two.
-RATE, SLOW, SLOWEST = 5_000.0, 2_500.0, 800.0
+#: Messages a second, at which the 82,560 last for half a minute, and for nearly two.
+RATE, SLOW = 2_500.0, 800.0
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from benchmarks.autoscale_sim import Scenario
 from dash_pipeline.storage import timescale
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.conftest import Object
-from tests.kubernetes.market import CHAIN, JOB, SLOW, course, feeding, lanes
+from tests.kubernetes.market import CHAIN, JOB, course, feeding, lanes
 from tests.kubernetes.release import Release, wait
 
 pytestmark = pytest.mark.usefixtures("release")
@@ -35,7 +35,7 @@ def test_the_api_takes_every_object_as_it_is(cluster: Cluster, rendered: list[Ob
 def test_a_burst_makes_several_pods_and_each_row_once(release: Release) -> None:
     seen = 0
 
-    with feeding(release, SLOW):
+    with feeding(release):
         for _ in range(40):
             seen = max(seen, len(lanes(release)))
             if seen > 1:

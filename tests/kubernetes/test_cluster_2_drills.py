@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kubernetes.cluster import NODE_NAME, Cluster
-from tests.kubernetes.market import SLOW, SLOWEST, at_work, failed, feeding, lanes, rows
+from tests.kubernetes.market import SLOW, at_work, failed, feeding, lanes, rows
 from tests.kubernetes.release import NAME, Release, wait
 
 pytestmark = pytest.mark.usefixtures("release")
@@ -76,7 +76,7 @@ def test_a_node_is_drained(release: Release, node: Cluster) -> None:
 
 @pytest.mark.usefixtures("node")
 def test_the_daemon_is_killed(release: Release) -> None:
-    with feeding(release, SLOW):
+    with feeding(release):
         assert kill("dagster-daemon", "run")
         wait("the daemon", lambda: release.ready("daemon"), 120)
 
@@ -139,7 +139,7 @@ def test_a_run_whose_image_is_missing_fails_with_the_reason(release: Release, no
 def test_a_code_location_is_replaced_during_a_feed(release: Release) -> None:
     """A rolling upgrade fails no run."""
     before = failed(release)
-    with feeding(release, SLOW):
+    with feeding(release):
         for location in ("ingestion", "intelligence"):
             release.kubectl("rollout", "restart", f"deployment/{NAME}-code-{location}")
             release.kubectl("rollout", "status", f"deployment/{NAME}-code-{location}", "--timeout=180s")
@@ -149,7 +149,7 @@ def test_a_code_location_is_replaced_during_a_feed(release: Release) -> None:
 
 
 def test_the_api_is_away_for_a_minute(release: Release, node: Cluster) -> None:
-    with feeding(release, SLOWEST):
+    with feeding(release, SLOW):
         wait("a lane at work", lambda: at_work(release))
         try:
             node.stop("kube-apiserver")
