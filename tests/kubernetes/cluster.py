@@ -115,6 +115,12 @@ def program(name: str) -> Path:
     return install.once(cache(), f"kubernetes-{name}", [*inputs, VERSION], build) / name
 
 
+def build_programs() -> None:
+    """Build those of PROGRAMS that are not there yet. Raises DashError."""
+    for name in PROGRAMS:
+        program(name)
+
+
 @dataclass(frozen=True)
 class Given:
     """Somebody's cluster, such as one of kind or k3d: $KUBECONFIG, an image that it can pull, and the address at which

@@ -27,11 +27,11 @@ from tests.kubernetes import image as images
 from tests.kubernetes.cluster import (
     MACHINE,
     NODE,
-    PROGRAMS,
     VERSION,
     Cluster,
     Given,
     alone,
+    build_programs,
     cache,
     not_built,
     program,
@@ -62,9 +62,9 @@ _BUILD = pytest.StashKey["subprocess.Popen[bytes]"]()
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the cluster's programs beside the tests that come before, at the lowest priority: it takes minutes."""
-    here = Path(__file__).parent
-    if any(here in item.path.parents for item in session.items) and not (Given.from_environment() or why_not()):
-        build = "from tests.kubernetes.cluster import PROGRAMS, program; [program(name) for name in PROGRAMS]"
+    wanted = any("cluster" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not (Given.from_environment() or why_not()):
+        build = "from tests.kubernetes.cluster import build_programs; build_programs()"
         session.stash[_BUILD] = subprocess.Popen(
             ["nice", "-n", "19", sys.executable, "-c", build],
             cwd=ROOT,
@@ -152,8 +152,7 @@ def cluster() -> Iterator[Cluster]:
     with alone(home):
         try:
             try:
-                for name in PROGRAMS:
-                    program(name)
+                build_programs()
                 images.make_base()
                 cluster.up()
             except (DashError, AssertionError, subprocess.CalledProcessError) as error:
