@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 
 from dagster import ConfigurableResource
 
+from dash_pipeline import children
 from dash_pipeline.errors import DashError
 from dash_pipeline.settings import Settings, settings, stack_dir
 
@@ -75,8 +77,12 @@ def _run(models: Sequence[str]) -> Iterator[Result]:
 
     # The resource hands the process's environment on to dbt and takes no other.
     os.environ.update(profile(settings()))
-    dbt = DbtCliResource(project_dir=PROJECT, profiles_dir=PROJECT, dbt_executable=_EXECUTABLE)
     with tempfile.TemporaryDirectory() as target:
+        # A dbt that goes on when its run has been killed would write beside the next one.
+        program = Path(target) / "dbt"
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(children.tied([str(_EXECUTABLE)]))} "$@"\n', encoding="utf-8")
+        program.chmod(0o700)
+        dbt = DbtCliResource(project_dir=PROJECT, profiles_dir=PROJECT, dbt_executable=program)
         # What dbt parsed last time, with this profile: it parses the whole project else, for seconds.
         parsed, kept = Path(target) / _PARSED, _home() / _PARSED
         if kept.exists():

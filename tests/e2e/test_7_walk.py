@@ -6,7 +6,6 @@ DASH_SCREENSHOTS names a folder to keep the pictures in (those of the documentat
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from dash_pipeline.demo import CHAIN
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import timescale
 from tests.ui import WAIT_S, graphql, node, see
+from tests.wait import until
 from tests.webhooks import Receiver
 
 Keep = Callable[[str], None]
@@ -50,16 +50,8 @@ def start(ui: str, location: str, job: str) -> str:
         assert status != "FAILURE", f"{ui}/runs/{run}"
         return bool(status == "SUCCESS")
 
-    until(ended, f"the end of {job}")
+    until(ended, f"the end of {job}", WAIT_S)
     return run
-
-
-def until(done: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (found := done()):
-        assert time.monotonic() < deadline, f"waited {WAIT_S} s for {what}"
-        time.sleep(0.5)
-    return found
 
 
 def told(operators: Receiver, event: str) -> list[dict[str, Any]]:
@@ -120,13 +112,13 @@ def test_a_failed_check_and_the_notice_that_comes_of_it(
     see(browser, "Failed")
     see(browser, "500")
     keep("check")
-    (notice,) = until(lambda: told(operators, "raised"), "the notice of the check")
+    (notice,) = until(lambda: told(operators, "raised"), "the notice of the check", WAIT_S)
     assert notice["title"] == f"{CHAIN}/transactions: the check transactions_counted fails"
     assert notice["links"]["checks"].startswith(f"{ui}/assets/{CHAIN}/transactions?view=checks")
 
     a_lost_row()
     start(ui, "ingestion", "check_blocks")
-    until(lambda: told(operators, "resolved"), "the notice that it is over")
+    until(lambda: told(operators, "resolved"), "the notice that it is over", WAIT_S)
     assert len(told(operators, "raised")) == 1
 
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -41,6 +44,7 @@ from tests.chain import Messages, Topics
 from tests.days import set_tip
 from tests.integration.test_real_data import DATA, raw_logs
 from tests.run import Run
+from tests.wait import until
 
 WETH = "0xe7f1725e7734ce288f8367e1bb143e90bb3f0512"
 ZERO = "0x" + "0" * 40
@@ -51,6 +55,17 @@ FORK = 850
 LATE = 0.1
 V3_DAY = date(2024, 1, 5)
 V3_REASON = "the recorded data is not there: ../shared/data beside the checkout, or DASH_SHARED_DATA"
+
+# A run that is killed when dbt is done with a few models, and what dbt has open in this database.
+KILLED = """
+import os, signal
+from resources import dbt
+every = {node["name"] for node in dbt.load_manifest()["nodes"].values() if "marts" in node["tags"]}
+for done, _ in enumerate(dbt.DbtResource().build(every)):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+DBT = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'dbt'"
 
 INCREMENTAL = {
     "pool_bars": "chain, pool, minute",
@@ -662,11 +677,16 @@ def test_two_runs_do_not_meet(here: tuple[Settings, str, str]) -> None:
 
 @pytest.mark.usefixtures("second")
 def test_what_came_piece_by_piece_is_what_comes_at_once(market: Chain) -> None:
-    """All rows again, into tables that are not there."""
+    """All rows again, into tables that are not there, by a run after one that was killed between two models."""
     # The day of V3 is archived but for a row; what is built anew reads what is hot, and the days that this is of.
     stored = {name: market.frame(name, "*") for name in INCREMENTAL}
     market.run.conn.execute(f"DROP TABLE {', '.join(f'analytics.{name}' for name in INCREMENTAL)} CASCADE")
+    killed = subprocess.run([sys.executable, "-c", KILLED], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    until(lambda: market.run.conn.execute(DBT).fetchone() == (0,), "the end of what it began")
+    assert len(market.changed_hours()) == 4
     build()
+    assert not market.changed_hours()
     for name, key in INCREMENTAL.items():
         assert stored[name].height > 0
         nearly(market.frame(name, "*"), stored[name], key.split(", "))
