@@ -26,6 +26,7 @@ from dash_pipeline.feed.exporter import Exporter, ensure_exporter
 from dash_pipeline.feed.follow import Followed, Follower
 from dash_pipeline.feed.live import ENTITIES
 from dash_pipeline.feed.node import ask, hash_at, head_of
+from tests.wait import until
 
 PATIENCE_S = 30.0
 VALUE = hex(10**15)

@@ -22,6 +22,7 @@ from dash_pipeline.stack import Stack
 from dash_pipeline.storage import search, timescale
 from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.search import bulk, follower, indexes, rebuilding, rollups
+from tests.wait import until
 
 Document = dict[str, Any]
 
