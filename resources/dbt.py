@@ -4,7 +4,8 @@ Belongs here: running dbt on the project in `dbt/`. Does not belong here: how it
 (`assets/marts/`).
 
 The manifest is made once for each state of the project and kept under the stack's folder: a code location must not
-parse the project each time it loads. An image makes it while it is built: `python -m resources.dbt`.
+parse the project each time it loads. An image makes it while it is built: `python -m resources.dbt`. With words behind
+it, it runs dbt's command: `python -m resources.dbt source freshness`.
 """
 
 from __future__ import annotations
@@ -191,18 +192,8 @@ def _parse(home: Path) -> None:
             shutil.rmtree(earlier, ignore_errors=True)
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home) as target:
-        places: list[str | Path] = [
-            "--project-dir",
-            PROJECT,
-            "--profiles-dir",
-            PROJECT,
-            "--target-path",
-            target,
-            "--log-path",
-            target,
-        ]
         done = subprocess.run(
-            [_EXECUTABLE, "--quiet", "parse", *places],
+            [_EXECUTABLE, "--quiet", "parse", *_places(target)],
             capture_output=True,
             text=True,
             check=False,
@@ -225,5 +216,18 @@ def _put(file: Path, place: Path) -> None:
     os.replace(beside, place)
 
 
+def _places(target: str) -> list[str]:
+    project = str(PROJECT)
+    return ["--project-dir", project, "--profiles-dir", project, "--target-path", target, "--log-path", target]
+
+
+def command(words: Sequence[str]) -> int:
+    """Run any command of dbt on the project, on the database of `DASH_TIMESCALE_DSN`; its exit code."""
+    with tempfile.TemporaryDirectory() as target:
+        environment = os.environ | profile(settings())
+        return subprocess.run([_EXECUTABLE, *words, *_places(target)], env=environment, check=False).returncode
+
+
 if __name__ == "__main__":
     load_manifest()
+    sys.exit(command(sys.argv[1:]) if sys.argv[1:] else 0)

@@ -670,6 +670,18 @@ def test_health(market: Chain, recording: Messages) -> None:
     assert orphaned.sum().row(0) == (blocks - FORK, 0)
 
 
+def test_sources_are_fresh_while_offsets_are_written(
+    market: Chain, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBT_USE_COLORS", "false")
+    fresh, stale = "PASS freshness of ops.stream_offsets", "WARN freshness of ops.stream_offsets"
+    assert dbt.command(["source", "freshness"]) == 0
+    assert fresh in capfd.readouterr().out
+    market.run.conn.execute("UPDATE ops.stream_offsets SET updated_at = updated_at - interval '2 hours'")
+    assert dbt.command(["source", "freshness"]) == 0
+    assert stale in capfd.readouterr().out
+
+
 def test_two_runs_do_not_meet(here: tuple[Settings, str, str]) -> None:
     with marts.alone(here[0]), pytest.raises(DashError, match="another run is building them"):
         build()
