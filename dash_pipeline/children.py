@@ -28,7 +28,8 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def tied(command: Sequence[str]) -> list[str]:
-    """The command that the kernel kills when we are killed, for whoever starts it for us; as it is without `setpriv`."""
+    """The command as whoever starts it for us starts it, so that the kernel kills it when we are killed; as it is where
+    there is no `setpriv`."""
     if not shutil.which("setpriv"):
         return list(command)
     return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _ONLY_AS_OUR_CHILD, str(os.getpid()), *command]
