@@ -29,6 +29,7 @@ from dash_pipeline import children
 from dash_pipeline.errors import DashError, Unavailable, run_script
 from dash_pipeline.feed.exporter import Exporter, ensure_exporter, opt_dir
 from dash_pipeline.feed.node import head_of
+from dash_pipeline.locks import locked
 from dash_pipeline.topics import TYPES
 
 SOURCES = Path(__file__).parents[1] / "deployments" / "local" / "market"
@@ -53,17 +54,23 @@ def install(home: Path) -> Path:
     for program in ("node", "npm"):
         if not shutil.which(program):
             raise DashError(f"{program} is missing: install the packages nodejs (18 or newer) and npm")
-    home.mkdir(parents=True, exist_ok=True)
-    for source in [*SOURCES.glob("*.mjs"), SOURCES / "package.json", SOURCES / ".npmrc"]:
-        shutil.copy(source, home)
-    lock, installed = SOURCES / "package-lock.json", home / ".installed.json"
-    if not (installed.exists() and filecmp.cmp(lock, installed, shallow=False)):
-        shutil.copy(lock, home)
-        done = subprocess.run(["npm", "ci", "--silent"], cwd=home, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Unavailable(f"npm ci in {home} failed: {' '.join((done.stderr or done.stdout).split())}")
-        shutil.copy(lock, installed)
+    with locked(home.with_name(f".{home.name}.lock")):
+        home.mkdir(parents=True, exist_ok=True)
+        for source in [*SOURCES.glob("*.mjs"), SOURCES / "package.json", SOURCES / ".npmrc"]:
+            if not _same(source, home / source.name):  # another process may be running it
+                shutil.copy(source, home)
+        lock, installed = SOURCES / "package-lock.json", home / ".installed.json"
+        if not _same(lock, installed):
+            shutil.copy(lock, home)
+            done = subprocess.run(["npm", "ci", "--silent"], cwd=home, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise Unavailable(f"npm ci in {home} failed: {' '.join((done.stderr or done.stdout).split())}")
+            shutil.copy(lock, installed)
     return home
+
+
+def _same(file: Path, other: Path) -> bool:
+    return other.exists() and filecmp.cmp(file, other, shallow=False)
 
 
 def market_home() -> Path:

@@ -8,7 +8,6 @@ It has an environment of its own because it pins libraries that are years older 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import subprocess
@@ -17,14 +16,14 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from dash_pipeline import children
 from dash_pipeline.errors import DashError, Unavailable
 from dash_pipeline.feed.files import Event, parse
+from dash_pipeline.locks import locked
 from dash_pipeline.settings import stack_dir
 
 # Its web3 needs pkg_resources, which newer setuptools lack, and that of Debian 12 takes eth-abi for missing.
@@ -53,7 +52,7 @@ def ensure_exporter(say: Callable[[str], None] = lambda _: None) -> Path:
     complete = home / ".complete"
     wanted = "\n".join(PACKAGES + PACKAGES_WITHOUT_DEPENDENCIES)
     home.mkdir(parents=True, exist_ok=True)
-    with _locked(home.with_suffix(".lock")):
+    with locked(home.with_suffix(".lock")):  # two commands that need it at once install it once
         if complete.exists() and complete.read_text() == wanted:
             return program
         say("installing ethereum-etl into an environment of its own (about a minute, once)")
@@ -63,14 +62,6 @@ def ensure_exporter(say: Callable[[str], None] = lambda _: None) -> Path:
         _run([*pip, "--no-deps", *PACKAGES_WITHOUT_DEPENDENCIES])
         complete.write_text(wanted)
     return program
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Two commands that need the exporter at once install it once."""
-    with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _run(command: Sequence[str]) -> None:

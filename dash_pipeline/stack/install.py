@@ -6,18 +6,17 @@ Does not belong here: which server needs what (`servers/`).
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dash_pipeline.errors import DashError
+from dash_pipeline.locks import locked
 from dash_pipeline.stack.layout import DEPLOYMENT
 
 JAVA_AT_LEAST = 21
@@ -41,7 +40,7 @@ def once(opt: Path, name: str, inputs: Sequence[Path | str], build: Callable[[Pa
     place = folder(opt, name, inputs)
     complete = place / ".complete"
     if not complete.exists():
-        with _locked(opt / f".{name}.lock"):
+        with locked(opt / f".{name}.lock"):
             if not complete.exists():
                 shutil.rmtree(place, ignore_errors=True)
                 place.mkdir(parents=True)
@@ -141,7 +140,7 @@ def maven(pom: Path, folder: Path, opt: Path, log: Path) -> None:
     Raises MissingPackagesError when there is no Maven and no right to install it.
     """
     # Maven's own repository of jars is not made for two at a time.
-    with _locked(opt / ".maven.lock"):
+    with locked(opt / ".maven.lock"):
         if not shutil.which("mvn"):
             debian_packages(["maven"], log)
         call(["mvn", "-q", "-B", "-ntp", "-f", pom, "package", f"-Ddist={folder}"], log)
@@ -161,11 +160,3 @@ def debian_packages(names: Sequence[str], log: Path) -> None:
         raise MissingPackagesError(f"missing: {', '.join(names)}; as root: {typed}")
     call([*sudo, "apt-get", "update", "-q"], log)
     call([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", *typed.split()], log)
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
