@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from dash_pipeline.feed.exporter import Exporter, ensure_exporter
 from dash_pipeline.feed.follow import Followed, Follower
 from dash_pipeline.feed.live import ENTITIES
 from dash_pipeline.feed.node import ask, hash_at, head_of
+from tests.wait import until
 
 PATIENCE_S = 30.0
 VALUE = hex(10**15)
@@ -136,13 +136,6 @@ def running(make: Make, sink: Recorder) -> Iterator[list[Followed]]:
     assert results, "the follower ended with an error"
 
 
-def wait_until(happens: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happens():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
-
-
 def assert_whole(sink: Recorder, node: Node) -> None:
     """Every block that the node has is published, and so is every transaction in it."""
     wanted = {ask(node.url, "eth_getBlockByNumber", hex(number), False)["hash"] for number in sink.branch()}
@@ -192,9 +185,9 @@ def test_a_reorg_that_keeps_the_height(node: Node, follower: Make, depth: int) -
     node.mine(260)
     sink = Recorder()
     with running(follower, sink) as results:
-        wait_until(lambda: len(sink.branch()) == 261)
+        until(lambda: len(sink.branch()) == 261, "the blocks")
         node.reorg(depth)
-        wait_until(lambda: sink.branch() == node.branch())
+        until(lambda: sink.branch() == node.branch(), "the blocks")
     assert results[0].reorgs == [(261 - depth, depth)]
     assert_whole(sink, node)
 
@@ -203,10 +196,10 @@ def test_a_reorg_to_a_longer_branch(node: Node, follower: Make) -> None:
     node.mine(20)
     sink = Recorder()
     with running(follower, sink):
-        wait_until(lambda: len(sink.branch()) == 21)
+        until(lambda: len(sink.branch()) == 21, "the blocks")
         node.reorg(4)
         node.mine(30)
-        wait_until(lambda: sink.branch() == node.branch())
+        until(lambda: sink.branch() == node.branch(), "the blocks")
     assert_whole(sink, node)
 
 
@@ -214,14 +207,14 @@ def test_a_reorg_to_a_shorter_branch(node: Node, follower: Make) -> None:
     node.mine(20)
     sink = Recorder()
     with running(follower, sink):
-        wait_until(lambda: len(sink.branch()) == 21)
+        until(lambda: len(sink.branch()) == 21, "the blocks")
         node.roll_back(6)
         node.transfer(7)  # or the block would be the one that is gone
         node.mine(2)
-        wait_until(lambda: node.branch().items() <= sink.branch().items())
+        until(lambda: node.branch().items() <= sink.branch().items(), "the blocks")
         assert head_of(node.url) < 20
         node.mine(10)
-        wait_until(lambda: sink.branch() == node.branch())
+        until(lambda: sink.branch() == node.branch(), "the blocks")
     assert_whole(sink, node)
 
 
@@ -230,10 +223,10 @@ def test_one_reorg_after_the_other(node: Node, follower: Make) -> None:
     sink = Recorder()
     with running(follower, sink) as results:
         for depth in (2, 5, 1, 8):
-            wait_until(lambda: sink.branch() == node.branch())
+            until(lambda: sink.branch() == node.branch(), "the blocks")
             node.reorg(depth)
             node.mine(1)
-        wait_until(lambda: sink.branch() == node.branch())
+        until(lambda: sink.branch() == node.branch(), "the blocks")
     assert len(results[0].reorgs) >= 4
     assert_whole(sink, node)
 
@@ -285,7 +278,7 @@ def test_a_node_that_goes_away(chain: Chain, program: Path, home: Path, tmp_path
         Node(url).mine(3)
         thread = threading.Thread(target=run, args=(url,))
         thread.start()
-        wait_until(lambda: len(sink.branch()) == 4)
+        until(lambda: len(sink.branch()) == 4, "the blocks")
     thread.join(PATIENCE_S)
     assert "no new block for 2 s: the node does not answer" in str(errors[0])
 
@@ -342,4 +335,4 @@ def test_the_exporter_does_not_outlive_us(node: Node, program: Path) -> None:
     assert is_alive(orphan)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    wait_until(lambda: not is_alive(orphan))
+    until(lambda: not is_alive(orphan), "the end of the orphan")

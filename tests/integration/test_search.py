@@ -22,6 +22,7 @@ from dash_pipeline.stack import Stack
 from dash_pipeline.storage import search, timescale
 from dash_pipeline.storage.migrate import upgrade
 from dash_pipeline.storage.search import bulk, follower, indexes, rebuilding, rollups
+from tests.wait import until
 
 Document = dict[str, Any]
 
@@ -644,13 +645,6 @@ def test_one_follower_at_a_time(chain: Chain) -> None:
     assert not chain.follow().held
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def running(chain: Chain) -> Iterator[search.Follower]:
     one = search.Follower(chain.settings, chain.name)
@@ -669,17 +663,17 @@ def test_a_follower_first_closes_the_gap_of_a_dead_run(chain: Chain, running: se
 
 def test_a_woken_follower_is_quick(chain: Chain, running: search.Follower) -> None:
     running.start()
-    eventually(lambda: running.behind_s == 0)
+    until(lambda: running.behind_s == 0, "the end of the backlog")
     market(chain)
     running.wake()
     assert running.behind_s > 0
-    eventually(lambda: running.behind_s == 0, timeout_s=5)
+    until(lambda: running.behind_s == 0, "the end of the backlog", 5)
     assert chain.waiting() == 0
 
 
 def test_an_outage_of_the_index_only_delays_it(chain: Chain, running: search.Follower, stack: Stack) -> None:
     running.start()
-    eventually(lambda: running.behind_s == 0)
+    until(lambda: running.behind_s == 0, "the end of the backlog")
     stack.stop("opensearch")
     try:
         market(chain)
@@ -757,7 +751,7 @@ def test_rebuilds_lose_nothing_that_is_written_meanwhile(chain: Chain, running: 
 
     thread = threading.Thread(target=commit)
     thread.start()
-    eventually(lambda: search.outbox(chain.conn, chain.name).rows > 0)
+    until(lambda: search.outbox(chain.conn, chain.name).rows > 0, "rows in the outbox")
     try:
         for index in search.INDEXES * 2:
             search.rebuild(chain.settings, index, chain.name)
@@ -829,7 +823,7 @@ def test_indexes_are_made_once_and_get_new_fields(chain: Chain, monkeypatch: pyt
 def test_a_deleted_index_is_made_again(chain: Chain, running: search.Follower) -> None:
     search.delete(chain.opensearch, chain.name)
     running.start()
-    eventually(lambda: running.behind_s == 0)
+    until(lambda: running.behind_s == 0, "the end of the backlog")
     search.delete(chain.opensearch, chain.name)
     market(chain)
     running.wake()
