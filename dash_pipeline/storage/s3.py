@@ -9,11 +9,13 @@ others get `Conflict`. AWS S3 and SeaweedFS both hold to that.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -180,29 +182,40 @@ class Bucket:
             raise Unavailable(f"{place}: no connection to {self.where} ({type(error).__name__})") from error
 
 
+# A session reads the descriptions of AWS's services, which takes a tenth of a second, and makes one client at a time.
+_MAKING = threading.Lock()
+
+
+@cache
+def _session() -> Any:
+    import boto3
+
+    return boto3.session.Session()
+
+
 def bucket(settings: Settings, name: str = "") -> Bucket:
     """The platform's bucket, or the one of this name; nothing is connected yet.
 
     Without keys in the settings AWS's usual places are asked (environment, profile, the machine's role).
     """
-    import boto3
     from botocore.config import Config
 
     secret = settings.s3_secret_key
-    client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=secret.get_secret_value() if secret else None,
-        config=Config(
-            connect_timeout=_CONNECT_S,
-            read_timeout=_READ_S,
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            proxies={},
-            s3={"addressing_style": "path"},
-        ),
-    )
+    with _MAKING:
+        client = _session().client(
+            "s3",
+            endpoint_url=settings.s3_endpoint,
+            region_name=settings.s3_region,
+            aws_access_key_id=settings.s3_access_key,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            config=Config(
+                connect_timeout=_CONNECT_S,
+                read_timeout=_READ_S,
+                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+                proxies={},
+                s3={"addressing_style": "path"},
+            ),
+        )
     return Bucket(client, name or settings.s3_bucket, settings.s3_endpoint or f"AWS S3 in {settings.s3_region}")
 
 
