@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -197,21 +199,45 @@ def _archived(
     """The rows of objects, a frame for each encryption key and layout."""
     schema = table.schema()
     for version, name in sorted({(one.schema_version, one.encryption_key) for one in entries}):
-        keys = [one.object for one in entries if (one.schema_version, one.encryption_key) == (version, name)]
+        alike = [one for one in entries if (one.schema_version, one.encryption_key) == (version, name)]
         scan = pl.scan_parquet(
-            [f"s3://{settings.s3_bucket}/{key}" for key in keys],
+            [f"s3://{settings.s3_bucket}/{one.object}" for one in alike],
             storage_options=_storage(settings, ring, name),
             hive_partitioning=False,
         )
         if predicate is not None:
             scan = scan.filter(predicate)
         try:
-            yield scan.select(pl.col(column).cast(schema[column]) for column in columns).collect()
+            wanted = scan.select(pl.col(column).cast(schema[column]) for column in columns)
+            yield _read(wanted, sum(one.size for one in alike))
         except (OSError, pl.exceptions.PolarsError) as error:
             text = first_line(error)
             raise Unavailable(
                 f"archive: {table.name}: objects cannot be read: {text}; `dash-pipeline archive check` names them"
             ) from error
+
+
+# How long a read may take: more than any store needs that answers.
+_READ_S, _READ_BYTES_PER_S = 60.0, 1 << 20
+
+
+def _read(scan: pl.LazyFrame, size: int) -> pl.DataFrame:
+    """The scan's rows. Raises TimeoutError: a store may be silent, and polars rarely waits for itself for ever when it
+    reads from one (its issue 25762); such a thread is left behind."""
+    done: Future[pl.DataFrame] = Future()
+
+    def collect() -> None:
+        try:
+            done.set_result(scan.collect())
+        except BaseException as error:
+            done.set_exception(error)
+
+    limit = _READ_S + size / _READ_BYTES_PER_S
+    threading.Thread(target=collect, name="archive", daemon=True).start()
+    try:
+        return done.result(limit)
+    except TimeoutError:
+        raise TimeoutError(f"nothing came for {limit:.0f} s") from None
 
 
 def _storage(settings: Settings, ring: Keyring, name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dash_pipeline.archive.manifest import midnight
 from dash_pipeline.archive.retain import retain
 from dash_pipeline.errors import DashError
 from dash_pipeline.settings import Settings
+from dash_pipeline.storage import history as storage_history
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.history import collect, history
 from dash_pipeline.storage.tables import TOKEN_TRANSFERS
@@ -67,6 +68,20 @@ def test_a_slow_store_is_waited_for(
     with faulty(migrated) as (through, fault):
         fault.slow(0.3)
         assert retain(through, "run", ["token_transfers"]) == 800
+    assert_once(migrated, TOKEN_TRANSFERS, rows)
+
+
+def test_a_store_that_says_nothing_is_given_up(
+    conn: db.Connection, migrated: Settings, chain: str, rows: list[pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retain(migrated, "run", ["token_transfers"])
+    monkeypatch.setattr(storage_history, "_READ_S", 0.5)
+    with faulty(migrated) as (through, fault):
+        fault.slow(5)
+        with pytest.raises(
+            DashError, match=r"^archive: token_transfers: objects cannot be read: nothing came for [01] s"
+        ):
+            collect(history(through, "token_transfers").filter(pl.col("chain") == chain))
     assert_once(migrated, TOKEN_TRANSFERS, rows)
 
 
