@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,10 +14,7 @@ from dash_pipeline.stack.stack import GROUPS
 
 @pytest.fixture(scope="package")
 def platform(stack: Stack) -> Iterator[Stack]:
-    """The test stack with everything up: schema, topics, indexes and Dagster, whose sensors are running. It begins
-    empty: topics and indexes of earlier tests take a part of a processor, and would be in its backups."""
-    if os.environ.get("DASH_TEST_KEEP") != "1":
-        stack.reset()
+    """The test stack with everything up: schema, topics, indexes and Dagster, whose sensors are running."""
     stack.up(progress=Lines(Console(stderr=True)))
     yield stack
     for name in reversed(GROUPS["dagster"]):
