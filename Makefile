@@ -22,7 +22,7 @@ docs: venv ## build the documentation's site into docs/_build/html; a warning is
 
 test: venv ## all tests: unit, integration on real servers, end to end, on a cluster
 	@deployments/local/browser.sh
-	$(PY) -m pytest -n 2 --no-loadscope-reorder tests/unit tests/integration tests/e2e tests/kubernetes
+	$(PY) -m pytest tests/unit tests/integration tests/e2e tests/kubernetes
 
 test-kubernetes: venv ## those on a Kubernetes of one node, which takes root; what it is made of is built once
 	$(PY) -m pytest tests/kubernetes

@@ -12,43 +12,26 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
-from xdist.scheduler import LoadFileScheduling
 
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.progress import Lines
 
 ROOT = Path(__file__).parents[1]
-# Of a worker's ports to the next one's; tests/integration/test_stack.py moves its own by half of that.
-_APART = 2000
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    """Which tests one worker runs one after another: those of a file, and all that measure the whole platform."""
-    return _Scheduling(config, log)
-
-
-class _Scheduling(LoadFileScheduling):
-    def _split_scope(self, nodeid: str) -> str:
-        return "platform" if nodeid.startswith(("tests/e2e/", "tests/kubernetes/")) else super()._split_scope(nodeid)
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """Kafka, TimescaleDB, OpenSearch and S3 with no data, on ports and in a folder of their own.
 
-    DASH_TEST_STACK_DIR and DASH_TEST_PORT_OFFSET move it, so that two test runs do not meet; workers of one run don't.
+    DASH_TEST_STACK_DIR and DASH_TEST_PORT_OFFSET move it, so that two test runs do not meet.
     DASH_TEST_KEEP=1 uses the servers that are up, with their data, and leaves them up.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     home = Path(os.environ.get("DASH_TEST_STACK_DIR") or ROOT / ".stack" / "test")
-    offset = int(os.environ.get("DASH_TEST_PORT_OFFSET") or 1000) + worker * _APART
-    if worker:
-        home = home.with_name(f"{home.name}-{worker}")
+    offset = int(os.environ.get("DASH_TEST_PORT_OFFSET") or 1000)
     stack = Stack.at(home, offset, opt=Path(os.environ.get("DASH_OPT_DIR") or ROOT / ".stack" / "opt"))
     keep = os.environ.get("DASH_TEST_KEEP") == "1"
     if not keep:

@@ -31,10 +31,7 @@ def operators(stack: Stack) -> Iterator[Receiver]:
 
 @pytest.fixture(scope="package")
 def platform(stack: Stack, operators: Receiver) -> Iterator[Stack]:
-    """The test stack with everything up: schema, topics, indexes and Dagster, whose sensors are running. It begins
-    empty: topics and indexes of earlier tests take a part of a processor, and would be in its backups."""
-    if os.environ.get("DASH_TEST_KEEP") != "1":
-        stack.reset()
+    """The test stack with everything up: schema, topics, indexes and Dagster, whose sensors are running."""
     channels = {"ops": {"kind": "webhook", "url": operators.url}}
     routes = {"*": ["ops"]}
     write_env(stack.layout, {"DASH_NOTIFY_CHANNELS": json.dumps(channels), "DASH_OWNER_ROUTES": json.dumps(routes)})

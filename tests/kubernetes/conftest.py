@@ -63,7 +63,6 @@ _BUILD = pytest.StashKey["subprocess.Popen[bytes]"]()
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the cluster's programs beside the tests that come before, at the lowest priority: it takes minutes."""
     wanted = any("cluster" in getattr(item, "fixturenames", ()) for item in session.items)
-    wanted &= os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"  # once
     if wanted and not (Given.from_environment() or why_not()):
         build = "from tests.kubernetes.cluster import build_programs; build_programs()"
         session.stash[_BUILD] = subprocess.Popen(

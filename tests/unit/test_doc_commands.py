@@ -15,7 +15,7 @@ RUN_BY = {
     "docs/tutorial.md": "tests/e2e/test_5_docs.py",
     "docs/api.md": "tests/e2e/test_5_docs.py",
     "docs/guides": "tests/e2e/test_5_docs.py",
-    "docs/operations.md": "tests/e2e/test_8_runbook.py",
+    "docs/operations.md": "tests/integration/test_backups_runbook.py",
 }
 _PROGRAMS = ("dash-pipeline", "make", "git", "kubectl", "helm", "docker", "curl", "python", "sudo", "export")
 
