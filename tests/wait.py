@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(done: Callable[[], T], what: str, seconds: float = 60) -> T:
+def until(done: Callable[[], T], what: str, seconds: float = 30) -> T:
     """What `done` says once it is true. Fails after so many seconds, with what was waited for."""
     deadline = time.monotonic() + seconds
     while not (found := done()):

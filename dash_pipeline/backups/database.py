@@ -38,6 +38,7 @@ from dash_pipeline.backups import wal
 from dash_pipeline.backups.content import Connection, Point, points, session
 from dash_pipeline.backups.keep import kept
 from dash_pipeline.errors import DashError, Unavailable
+from dash_pipeline.locks import locked
 from dash_pipeline.settings import Settings, stack_dir
 from dash_pipeline.storage import s3
 from dash_pipeline.storage.encryption import keyring
@@ -355,8 +356,7 @@ def scratch(settings: Settings, purpose: str) -> Iterator[Path]:
     _sweep_scratch(home)
     folder = home / f"{purpose}-{secrets.token_hex(4)}"
     folder.mkdir(mode=0o711)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / ".lock"):
         try:
             yield folder
         finally:

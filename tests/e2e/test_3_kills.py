@@ -116,9 +116,8 @@ def receiver(platform: Stack) -> Iterator[Receiver]:
         file.write_text(text)
 
 
-def test_nothing_is_lost_or_doubled(platform: Stack, receiver: Receiver) -> None:
-    seed = int(os.environ.get("DASH_KILL_SEED") or random.SystemRandom().randrange(10**6))
-    print(f"seed {seed}")
+@pytest.mark.parametrize("seed", [int(os.environ.get("DASH_KILL_SEED") or random.SystemRandom().randrange(10**6))])
+def test_nothing_is_lost_or_doubled(platform: Stack, receiver: Receiver, seed: int) -> None:
     # Ingested without kills, for comparison; the champions are there then, too.
     demo.demo(platform, silent, lambda text: None)
     settings, dice, killed = platform.settings(), random.Random(seed), Counter[str]()
@@ -145,7 +144,7 @@ def test_nothing_is_lost_or_doubled(platform: Stack, receiver: Receiver) -> None
     assert not feed.is_alive()
     for target in SERVERS:
         platform.wait_ready(target, 120)
-    print(f"{killed.total()} kills: {dict(killed)}")
+    print(f"seed {seed}: {killed.total()} kills: {dict(killed)}")
     settle(settings, CHAIN)
     check(settings, CHAIN, feed.sent)
     check_alerts(settings, receiver)

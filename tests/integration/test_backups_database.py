@@ -378,7 +378,7 @@ def test_of_two_backups_at_once_one_is_taken(stack: Stack, here: Settings, full:
         wait_for_line(process, "full")
         with pytest.raises(Unavailable, match="another backup of this database is being taken"):
             database.take(here)
-        assert process.wait(180) == 0
+        assert process.wait(60) == 0
 
 
 # --- the log

@@ -223,10 +223,6 @@ def test_offsets_that_were_deleted_are_recorded_and_the_lane_goes_on(market: Mar
 # --- servers that go away
 
 
-# A broker that has just started takes its time with the first answer.
-AFTER_A_START = Limits(idle_timeout_s=6)
-
-
 @pytest.fixture
 def restarted(stack: Stack) -> Iterator[None]:
     """Whatever a test stops is up afterwards."""
@@ -283,7 +279,7 @@ def test_a_broker_that_stays_away_ends_the_run_with_one_line(market: Market, sta
     assert str(caught.value).endswith("(tried for 2 s; nothing is lost)")
     assert "\n" not in str(caught.value)
     stack.start("kafka")
-    market.drain(AFTER_A_START)
+    market.drain()
     market.check(5)
 
 
@@ -298,7 +294,7 @@ def test_a_broker_that_goes_away_is_not_taken_for_an_idle_one(market: Market, st
     assert str(run.error).startswith("Kafka: ")
     stack.start("kafka")
     market.produce(whole(branch("A", 5, 9, "A4")))
-    market.drain(AFTER_A_START)
+    market.drain()
     market.check(10)
 
 
