@@ -86,6 +86,7 @@ class Announcer:
                 self._wake.set()
             if last:
                 self._disconnect()
+                self._producer = None
                 return
 
     def publish(self) -> list[Stored]:

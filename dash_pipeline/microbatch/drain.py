@@ -116,6 +116,8 @@ def drain(
         return run.loop()
     finally:
         run.close()
+        # Frozen, a run that is over would never be collected, and its clients' threads would live as long as the process.
+        gc.unfreeze()
 
 
 class _Run:
