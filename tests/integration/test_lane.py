@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -112,6 +115,20 @@ def test_a_run_ends_when_its_time_is_up(market: Market) -> None:
     market.drain(Limits(idle_timeout_s=60, max_run_s=2))
     assert time.monotonic() - began < 20
     market.check(4)
+
+
+def test_a_run_that_is_over_leaves_no_client_behind(market: Market) -> None:
+    def clients() -> int:
+        gc.collect()
+        threads = subprocess.check_output(["ps", "-L", "-o", "comm=", "-p", str(os.getpid())], text=True)
+        return threads.count("rdk:main")
+
+    before = clients()
+
+    for _ in range(2):
+        market.drain()
+
+    assert clients() == before
 
 
 # --- bad messages

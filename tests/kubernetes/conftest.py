@@ -25,6 +25,7 @@ from dash_pipeline.stack.layout import Layout, Ports
 from dash_pipeline.stack.servers import SERVERS
 from tests.kubernetes import image as images
 from tests.kubernetes.cluster import (
+    BEFORE_PODS,
     MACHINE,
     NODE,
     VERSION,
@@ -32,7 +33,6 @@ from tests.kubernetes.cluster import (
     Given,
     alone,
     build_programs,
-    cache,
     not_built,
     program,
     why_not,
@@ -61,15 +61,16 @@ _BUILD = pytest.StashKey["subprocess.Popen[bytes]"]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the cluster's programs beside the tests that come before, at the lowest priority: it takes minutes."""
+    """Build the cluster's programs and the image beside the tests that come before, at the lowest priority: it takes
+    minutes."""
     wanted = any("cluster" in getattr(item, "fixturenames", ()) for item in session.items)
     if wanted and not (Given.from_environment() or why_not()):
-        build = "from tests.kubernetes.cluster import build_programs; build_programs()"
+        build = "from tests.kubernetes import cluster, image; cluster.build_programs(); image.build()"
         session.stash[_BUILD] = subprocess.Popen(
             ["nice", "-n", "19", sys.executable, "-c", build],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # whoever needs a program builds what is missing, and says why it fails
+            stderr=subprocess.DEVNULL,  # whoever needs a thing makes what is missing, and says why it fails
             start_new_session=True,
         )
 
@@ -184,7 +185,7 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
     host = cluster.given.host if cluster.given else NODE
     environment = {**os.environ, "DASH_STACK_DIR": str(home), "DASH_OPT_DIR": str(opt), "DASH_STACK_HOST": host}
     environment.pop("DASH_PORT_OFFSET", None)
-    inside = [] if cluster.given else ["nsenter", f"--net=/run/netns/{NETWORK}", "--"]
+    inside = [] if cluster.given else ["nsenter", f"--net=/run/netns/{NETWORK}", "--", *BEFORE_PODS]
     stack = Stack(Layout.at(home, opt), Ports(host=host))
     if _KEEP and stack.supervisor.running():
         yield stack
@@ -205,14 +206,15 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def image(cluster: Cluster) -> str:
+def image(cluster: Cluster, request: pytest.FixtureRequest) -> str:
     """The project's image, where the cluster finds it; its name."""
     if cluster.given:
         return cluster.given.image
     if not (_KEEP and cluster.has(images.NAME)):
-        file = cache() / "image.tar"
-        images.build(file)
-        cluster.load(file)
+        build = request.session.stash.get(_BUILD, None)
+        if build is None or build.wait() != 0:
+            images.build()
+        cluster.load(images.archived())
     return images.NAME
 
 

@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dash_pipeline.locks import locked
 from dash_pipeline.stack import debian, install
 from tests.kubernetes.cluster import cache
 
@@ -55,9 +56,20 @@ def archive(file: Path, name: str, files: Mapping[str, Path], entrypoint: Sequen
             tar.addfile(entry, io.BytesIO(content))
 
 
-def build(file: Path) -> None:
-    """Build the project's image into an archive; layers that have not changed come from the cache."""
+def archived() -> Path:
+    """The archive that `build` makes."""
+    return ROOT / ".stack" / "image.tar"
+
+
+def build() -> None:
+    """Build the project's image into its archive; layers that have not changed come from the cache."""
+    with locked(cache() / ".image.lock"):
+        _build(archived())
+
+
+def _build(file: Path) -> None:
     make_base()
+    file.parent.mkdir(exist_ok=True)
     file.unlink(missing_ok=True)
     command = [
         *_buildah(), "build", "--layers", "--isolation=chroot", "--network=host", f"--tag={NAME}",

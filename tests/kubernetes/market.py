@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from confluent_kafka import Producer
@@ -29,24 +29,36 @@ from tests.whole import check, settle
 
 CHAIN = "anvil_live"
 JOB = f"ingest_{CHAIN}"
-#: Messages a second, at which the 82,560 last for half a minute, and for nearly two.
-RATE, SLOW = 2_500.0, 800.0
+#: Messages a second, at which the 82,560 of the whole market last for half a minute.
+RATE = 2_500.0
+#: The market's first part, 34,162 messages; and a rate at which it lasts for nearly a minute and a half.
+PART_BLOCKS, SLOW = 500, 400.0
 
 
 @contextmanager
-def feeding(release: Release, rate: float = RATE) -> Iterator[None]:
-    """Feed the market from its beginning; the block runs once a lane drains it. At the end each message is a row, once,
-    and each transaction a document."""
+def feeding(release: Release, rate: float = RATE, *, whole: bool = False) -> Iterator[None]:
+    """Feed the market's first part, or all of it; the block runs once a lane drains it. At the end each message is a
+    row, once, and each transaction a document."""
     settings = release.stores.settings()
+    market = RECORDED if whole else _part(release.folder / "market.jsonl")
     with timescale.connect(settings) as conn:
         forget(settings, conn, CHAIN)
     with ThreadPoolExecutor(1) as pool:
-        fed = pool.submit(replay, settings, [RECORDED], CHAIN, rate=rate)
+        fed = pool.submit(replay, settings, [market], CHAIN, rate=rate)
         wait("rows from a run's pod", lambda: rows(release) > 0)
         yield
         report = fed.result()
     settle(settings, CHAIN)
     check(settings, CHAIN, report.types)
+
+
+def _part(file: Path) -> Path:
+    """The first blocks with all that belongs to them, in the order in which an exporter sends them."""
+    if not file.exists():
+        (recorded,) = files.find([RECORDED]).groups
+        blocks = takewhile(lambda event: (event.message.block or 0) < PART_BLOCKS, files.merged(recorded))
+        file.write_bytes(b"".join(event.line + b"\n" for event in blocks))
+    return file
 
 
 def course(release: Release, rate: Callable[[float], float], seconds: float, trace: Path) -> list[int]:

@@ -35,7 +35,7 @@ def test_the_api_takes_every_object_as_it_is(cluster: Cluster, rendered: list[Ob
 def test_a_burst_makes_several_pods_and_each_row_once(release: Release) -> None:
     seen = 0
 
-    with feeding(release):
+    with feeding(release, whole=True):
         for _ in range(40):
             seen = max(seen, len(lanes(release)))
             if seen > 1:
