@@ -14,11 +14,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient
 from rich.console import Console
 
+from dash_pipeline.kafka import kafka_python_options
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.progress import Lines
+from dash_pipeline.storage.search import indexes
+from dash_pipeline.storage.search.bulk import client
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,10 +55,12 @@ def settings(stack: Stack) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def database(stack: Stack) -> Iterator[Settings]:
-    """Settings with a database of this module's own: empty, with the extension."""
+def database(stack: Stack, names: set[str]) -> Iterator[Settings]:
+    """Settings with a database of this module's own: empty, with the extension. Topics and indexes that the module has
+    made go with it."""
     with stack.scratch_database() as settings:
         yield settings
+        _sweep(settings, names)
 
 
 @pytest.fixture
@@ -65,9 +71,31 @@ def fresh_database(stack: Stack) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="session")
-def unique() -> Callable[[str], str]:
+def names() -> set[str]:
+    """What `unique` has given away, and nobody has swept."""
+    return set()
+
+
+@pytest.fixture(scope="session")
+def unique(names: set[str]) -> Callable[[str], str]:
     """A name nobody else uses, for topics, chains and indexes: `unique("t")` -> `t5f0c9a1e`."""
-    return lambda prefix: f"{prefix}{secrets.token_hex(4)}"
+
+    def name(prefix: str) -> str:
+        made = f"{prefix}{secrets.token_hex(4)}"
+        names.add(made)
+        return made
+
+    return name
+
+
+def _sweep(settings: Settings, names: set[str]) -> None:
+    """Delete the topics and indexes of these chains: a server that is killed has to recover whatever it holds."""
+    with KafkaAdminClient(**kafka_python_options(settings)) as admin:
+        if topics := [topic for topic in admin.list_topics() if topic.partition(".")[0] in names]:
+            admin.delete_topics(topics)
+    for name in names:
+        indexes.delete(client(settings), name)
+    names.clear()
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_nothing_is_lost_or_doubled(platform: Stack, receiver: Receiver, seed: i
         time.sleep(dice.uniform(*BETWEEN_S))
         target = order.pop(0)
         if target in SERVERS:
-            platform.wait_ready(target)
+            platform.wait_ready(target, deadline - time.monotonic())
         if kill(platform, target):
             killed[target] += 1
         else:

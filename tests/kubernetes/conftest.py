@@ -254,8 +254,8 @@ def values(cluster: Cluster, stores: Stack, image: str) -> dict[str, Any]:
             "max_lanes": 4,
             "lag_per_lane": 1_000,
             "scale_up_cooldown_s": 10,
-            "scale_down_after_s": 30,
-            "idle_timeout_s": 10,
+            # Lanes live from one drill to the next: what starts a pod is what is done to one, not that time goes by.
+            "idle_timeout_s": 45,
         },
         # One small node: several lanes, those that they take over from and the prediction engine must fit on it.
         "runs": {
