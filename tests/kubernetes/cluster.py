@@ -38,9 +38,6 @@ NODE_NAME = "node1"
 NODE = "10.244.0.1"
 PODS = "10.244.0.0/24"
 SERVICES = "10.96.0.0/16"
-#: What others have machines of their own for goes before the pods that start beside it: a broker that gets no
-#: processor time for some seconds is fenced, and whoever uses it waits a minute or fails.
-BEFORE_PODS = ("nice", "-n", "-5")
 #: The two ends of the link between this machine and the namespace.
 MACHINE, _INSIDE = "10.245.0.1", "10.245.0.2"
 
@@ -220,7 +217,7 @@ class Cluster:
         (self.run / "pids").mkdir(exist_ok=True)
         with (self.run / f"{name}.log").open("a") as log:
             process = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{NAMESPACE}", "--", *BEFORE_PODS, *map(str, self._commands()[name])],
+                ["nsenter", f"--net=/run/netns/{NAMESPACE}", "--", *map(str, self._commands()[name])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

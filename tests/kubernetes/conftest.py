@@ -25,7 +25,6 @@ from dash_pipeline.stack.layout import Layout, Ports
 from dash_pipeline.stack.servers import SERVERS
 from tests.kubernetes import image as images
 from tests.kubernetes.cluster import (
-    BEFORE_PODS,
     MACHINE,
     NODE,
     VERSION,
@@ -45,6 +44,9 @@ ROOT = Path(__file__).parents[2]
 #: Partitions of each topic of the chain that tests feed.
 PARTITIONS = 8
 _STORES = ("kafka", "timescale", "opensearch", "s3")
+#: Servers that others have machines for go before the pods beside them: a broker that gets no processor for seconds
+#: is fenced, and whoever uses it waits or fails. Niceness, where a session counts as one, is its session's.
+_BEFORE_PODS = -10
 # As for the other stacks: DASH_TEST_KEEP=1 uses what is up, with its data, and leaves it up.
 _KEEP = os.environ.get("DASH_TEST_KEEP") == "1"
 
@@ -185,7 +187,7 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
     host = cluster.given.host if cluster.given else NODE
     environment = {**os.environ, "DASH_STACK_DIR": str(home), "DASH_OPT_DIR": str(opt), "DASH_STACK_HOST": host}
     environment.pop("DASH_PORT_OFFSET", None)
-    inside = [] if cluster.given else ["nsenter", f"--net=/run/netns/{NETWORK}", "--", *BEFORE_PODS]
+    inside = [] if cluster.given else ["nsenter", f"--net=/run/netns/{NETWORK}", "--", "nice", f"-n{_BEFORE_PODS}"]
     stack = Stack(Layout.at(home, opt), Ports(host=host))
     if _KEEP and stack.supervisor.running():
         yield stack
@@ -198,6 +200,9 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
         # Their content is for the release to make.
         up = f"from dash_pipeline.stack import Stack; Stack.at().up({_STORES}, content=False)"
         subprocess.run([*inside, sys.executable, "-c", up], env=environment, check=True)
+        session = Path(f"/proc/{stack.pid('kafka')}/autogroup")
+        if session.exists() and not cluster.given:
+            session.write_text(str(_BEFORE_PODS))
         topics.ensure(stack.settings(), [CHAIN], partitions=PARTITIONS)
         yield stack
     finally:
@@ -254,8 +259,8 @@ def values(cluster: Cluster, stores: Stack, image: str) -> dict[str, Any]:
             "max_lanes": 4,
             "lag_per_lane": 1_000,
             "scale_up_cooldown_s": 10,
-            # Lanes live from one drill to the next: what starts a pod is what is done to one, not that time goes by.
-            "idle_timeout_s": 45,
+            "scale_down_after_s": 30,
+            "idle_timeout_s": 10,
         },
         # One small node: several lanes, those that they take over from and the prediction engine must fit on it.
         "runs": {
