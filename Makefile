@@ -19,10 +19,10 @@ down: venv ## stop every process that demo started
 
 test: venv ## all tests: unit, integration on real servers, end to end, on a cluster
 	@deployments/local/browser.sh
-	$(PY) -m pytest tests/unit tests/integration tests/e2e tests/kubernetes
+	@deployments/local/test.sh
 
-test-kubernetes: venv ## those on a Kubernetes of one node, which takes root; what it is made of is built once
-	$(PY) -m pytest tests/kubernetes
+test-kubernetes: venv ## those on a Kubernetes of one node, with all drills; takes root; its programs are built once
+	DASH_ALL_DRILLS=1 $(PY) -m pytest tests/kubernetes
 
 bench: venv ## every figure of the README
 	$(PY) -m benchmarks
