@@ -94,23 +94,17 @@ def close(consumer: Consumer) -> None:
 def ranges(consumer: Consumer, lane: Lane) -> dict[Partition, tuple[int, int]]:
     """First and end offset of each of the lane's partitions. Raises Unavailable when the broker does not answer."""
     found = {}
-    # Without a broker the client would ask what it remembers, and find no such partition.
-    ask(consumer)
+    try:
+        # Without a broker the client would ask what it remembers, and find no such partition.
+        consumer.list_topics(timeout=_TIMEOUT_S)
+    except KafkaException as error:
+        raise as_dash_error(error.args[0], None) from error
     for topic, partition in lane.all():
         try:
             found[topic, partition] = consumer.get_watermark_offsets(TopicPartition(topic, partition), _TIMEOUT_S)
         except KafkaException as error:
             raise as_dash_error(error.args[0], topic) from error
     return found
-
-
-def ask(consumer: Consumer) -> None:
-    """Raises Unavailable when no broker answers. By itself the client says so once at most: not when the last broker
-    has told it, while it shut down, that there is none."""
-    try:
-        consumer.list_topics(timeout=_TIMEOUT_S)
-    except KafkaException as error:
-        raise as_dash_error(error.args[0], None) from error
 
 
 def assign(consumer: Consumer, offsets: Mapping[Partition, int]) -> None:

@@ -116,7 +116,7 @@ def drain(
         return run.loop()
     finally:
         run.close()
-        # Frozen, a run that is over would never be collected, and its clients' threads would live on.
+        # Frozen, a run that is over would never be collected, and its clients' threads would live as long as the process.
         gc.unfreeze()
 
 
@@ -276,7 +276,6 @@ class _Run:
                     idle_since, swept = time.monotonic(), False
                     looked = idle_since
                 elif now - idle_since >= self.limits.idle_timeout_s:
-                    consume.ask(self.consumer)
                     return
                 elif now - idle_since >= min(DETACHED_FOR_S, self.limits.idle_timeout_s / 2) and not swept:
                     self._sweep()
@@ -284,7 +283,6 @@ class _Run:
                 if now - looked >= _LOOK_EVERY_S:
                     assert self.conn is not None
                     db.claimed(self.conn, self.next, self.run_id)
-                    consume.ask(self.consumer)
                     looked = now
                 if now - idle_since >= _CALM_S:
                     self._all_is_well()

@@ -301,12 +301,7 @@ def test_a_broker_that_stays_away_ends_the_run_with_one_line(market: Market, sta
 
 
 @pytest.mark.usefixtures("restarted")
-@pytest.mark.parametrize("client", ["says so", "says nothing"])
-def test_a_broker_that_goes_away_is_not_taken_for_an_idle_one(
-    market: Market, stack: Stack, monkeypatch: pytest.MonkeyPatch, client: str
-) -> None:
-    if client == "says nothing":  # as now and then when the broker shuts down in good order
-        monkeypatch.setattr(consume, "_raise_when_gone", lambda error: None)
+def test_a_broker_that_goes_away_is_not_taken_for_an_idle_one(market: Market, stack: Stack) -> None:
     market.produce(whole(branch("A", 0, 4, "-")))
     run = Background(lambda: market.drain(Limits(idle_timeout_s=PATIENCE_S), retry_for_s=2))
     wait_for(lambda: market.counts()["logs"] == 5 * ROWS["logs"], "all is read")
