@@ -116,7 +116,7 @@ def drain(
         return run.loop()
     finally:
         run.close()
-        # Frozen, a run that is over would never be collected, and its clients' threads would live as long as the process.
+        # Frozen, a run that is over would never be collected, and its clients' threads would live on.
         gc.unfreeze()
 
 
