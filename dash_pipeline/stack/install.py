@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -158,5 +159,7 @@ def debian_packages(names: Sequence[str], log: Path) -> None:
     )
     if not shutil.which("apt-get") or not may:
         raise MissingPackagesError(f"missing: {', '.join(names)}; as root: {typed}")
-    call([*sudo, "apt-get", "update", "-q"], log)
-    call([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", *typed.split()], log)
+    # apt fails when another one is at work, and does not wait for it.
+    with locked(Path(tempfile.gettempdir()) / f"dash-pipeline-packages-{os.getuid()}.lock"):
+        call([*sudo, "apt-get", "update", "-q"], log)
+        call([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", *typed.split()], log)

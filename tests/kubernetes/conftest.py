@@ -25,12 +25,14 @@ from dash_pipeline.stack.layout import Layout, Ports
 from dash_pipeline.stack.servers import SERVERS
 from tests.kubernetes import image as images
 from tests.kubernetes.cluster import (
+    BEFORE_PODS,
     MACHINE,
     NODE,
     VERSION,
     Cluster,
     Given,
     alone,
+    before_pods,
     build_programs,
     not_built,
     program,
@@ -46,9 +48,6 @@ PARTITIONS = 8
 #: With so many the drills take the time that feeding takes.
 _PROCESSORS = 4
 _STORES = ("kafka", "timescale", "opensearch", "s3")
-#: Servers that others have machines for go before the pods beside them: a broker that gets no processor for seconds
-#: is fenced, and whoever uses it waits or fails. Niceness, where a session counts as one, is its session's.
-_BEFORE_PODS = -10
 # As for the other stacks: DASH_TEST_KEEP=1 uses what is up, with its data, and leaves it up.
 _KEEP = os.environ.get("DASH_TEST_KEEP") == "1"
 
@@ -65,13 +64,12 @@ _BUILD = pytest.StashKey["subprocess.Popen[bytes]"]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the cluster's programs and the image beside the tests that come before, at the lowest priority: it takes
-    minutes."""
+    """Build the cluster's programs and the image beside the tests that come before: it takes minutes."""
     wanted = any("cluster" in getattr(item, "fixturenames", ()) for item in session.items)
     if wanted and not (Given.from_environment() or why_not()):
         build = "from tests.kubernetes import cluster, image; cluster.build_programs(); image.build()"
         session.stash[_BUILD] = subprocess.Popen(
-            ["nice", "-n", "19", sys.executable, "-c", build],
+            [ROOT / "deployments" / "local" / "beside.sh", sys.executable, "-c", build],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # whoever needs a thing makes what is missing, and says why it fails
@@ -197,7 +195,7 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
     host = cluster.given.host if cluster.given else NODE
     environment = {**os.environ, "DASH_STACK_DIR": str(home), "DASH_OPT_DIR": str(opt), "DASH_STACK_HOST": host}
     environment.pop("DASH_PORT_OFFSET", None)
-    inside = [] if cluster.given else ["nsenter", f"--net=/run/netns/{NETWORK}", "--", "nice", f"-n{_BEFORE_PODS}"]
+    inside = [] if cluster.given else ["nsenter", f"--net=/run/netns/{NETWORK}", "--", "nice", f"-n{BEFORE_PODS}"]
     stack = Stack(Layout.at(home, opt), Ports(host=host))
     if _KEEP and stack.supervisor.running():
         yield stack
@@ -210,9 +208,8 @@ def stores(cluster: Cluster) -> Iterator[Stack]:
         # Their content is for the release to make.
         up = f"from dash_pipeline.stack import Stack; Stack.at().up({_STORES}, content=False)"
         subprocess.run([*inside, sys.executable, "-c", up], env=environment, check=True)
-        session = Path(f"/proc/{stack.pid('kafka')}/autogroup")
-        if session.exists() and not cluster.given:
-            session.write_text(str(_BEFORE_PODS))
+        if not cluster.given:
+            before_pods(stack.pid("kafka"))
         topics.ensure(stack.settings(), [CHAIN], partitions=PARTITIONS)
         yield stack
     finally:

@@ -77,7 +77,7 @@ class Release:
 
     def graphql(self, query: str, **variables: object) -> Any:
         """The `data` of the webserver's answer."""
-        answer = http_json(f"{self.url}/graphql", body={"query": query, "variables": variables})
+        answer = http_json(f"{self.url}/graphql", body={"query": query, "variables": variables}, timeout_s=30)
         assert not answer.get("errors"), answer["errors"]
         return answer["data"]
 
@@ -135,7 +135,7 @@ class Release:
         return [pod for pod in self.pods("dagster/run-id") if pod["status"]["phase"] == "Running"]
 
 
-def wait(what: str, done: Callable[[], Any], seconds: float = 120) -> Any:
+def wait(what: str, done: Callable[[], Any], seconds: float = 300) -> Any:
     """Until `done` is true; returns what it returned. Fails with what was waited for."""
     deadline = time.monotonic() + seconds
     while True:

@@ -83,11 +83,11 @@ def test_a_run_is_a_pod_of_its_lanes_size_without_rights(release: Release) -> No
 
 def test_from_request_to_start(release: Release) -> None:
     """Quiet: one run after the other, of a job that does little."""
-    wait("quiet", lambda: not release.run_pods(), 180)
+    wait("quiet", lambda: not release.run_pods())
     took = []
     for _ in range(5):
         run_id = release.launch("check_blocks", "ingestion")
-        wait("the run's end", lambda id_=run_id: release.run(id_)["status"] in ("SUCCESS", "FAILURE"), 120)
+        wait("the run's end", lambda id_=run_id: release.run(id_)["status"] in ("SUCCESS", "FAILURE"))
         run = release.run(run_id)
         assert run["status"] == "SUCCESS", release.said(run_id)
         took.append(run["startTime"] - run["creationTime"])

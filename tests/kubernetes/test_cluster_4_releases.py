@@ -40,7 +40,7 @@ def test_an_upgrade_and_back(release: Release, installed: dict[str, Any]) -> Non
     back = settings_of(release)["DASH_LAG_PER_LANE"]
 
     assert (after, back) == ("2000", "1000")
-    wait("the webserver", lambda: release.graphql("{ version }"), 60)
+    wait("the webserver", lambda: release.graphql("{ version }"))
 
 
 def test_an_upgrade_that_cannot_start_leaves_what_is_there_working(release: Release, installed: dict[str, Any]) -> None:
@@ -62,4 +62,4 @@ def test_nothing_is_left_behind(release: Release) -> None:
         names = release.kubectl("get", _KINDS, "-o", "name").split()
         return {name.replace(".apps", "").replace(".batch", "") for name in names} - _ALWAYS
 
-    wait("everything to go", lambda: not left(), 90)
+    wait("everything to go", lambda: not left())

@@ -97,13 +97,21 @@ def test_lineage_goes_on_across_locations() -> None:
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_a_location_loads_alone_and_fast(location: str) -> None:
-    """In a fresh interpreter, in under 3 s of CPU (not of time: other tests may keep the machine busy)."""
-    code = f"from dash_pipeline.locations.{location} import defs; defs.get_repository_def()"
-    subprocess.run([sys.executable, "-c", code], check=True)  # compiles, and parses the dbt project
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", code], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3.0
+    """In a fresh interpreter, for less than twice what its libraries alone take."""
+
+    def cpu(code: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    load = f"from dash_pipeline.locations.{location} import defs; defs.get_repository_def()"
+    cpu(load)  # compiles, and parses the dbt project
+    # The machine may be busy, and slower from one moment to the next: side by side, and the best of each.
+    loaded, imported = (
+        min(took) for took in zip(*[(cpu(load), cpu("import dagster, polars")) for _ in range(3)], strict=True)
+    )
+    assert loaded < 2 * imported
 
 
 @pytest.mark.usefixtures("environment")

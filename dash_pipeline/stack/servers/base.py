@@ -55,8 +55,8 @@ class Server(ABC):
     name: str
     #: The entries of the port table that it listens on.
     ports: tuple[str, ...]
-    #: Seconds it may take from its start to its first answer on a busy machine.
-    patience_s: float = 120
+    #: Seconds it may take from its start to its first answer on a small machine that is busy with other things.
+    patience_s: float = 300
 
     @property
     def needs(self) -> tuple[str, ...]:
