@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 DASH := .venv/bin/dash-pipeline
 
-.PHONY: help venv demo down test test-kubernetes bench market lint lock
+.PHONY: help venv demo down test test-all test-kubernetes bench market lint lock
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -17,12 +17,15 @@ demo: venv ## start everything, feed a recorded market through it, and show what
 down: venv ## stop every process that demo started
 	$(DASH) down
 
-test: venv ## all tests: unit, integration on real servers, end to end, on a cluster
+test: venv ## unit, integration on real servers, end to end, on a cluster; the longest need four processors
 	@deployments/local/browser.sh
 	@deployments/local/test.sh
 
-test-kubernetes: venv ## those on a Kubernetes of one node, with all drills; takes root; its programs are built once
-	DASH_ALL_DRILLS=1 $(PY) -m pytest tests/kubernetes
+test-all: export DASH_ALL_TESTS = 1
+test-all: test ## the longest, too, however many processors there are
+
+test-kubernetes: venv ## all of those on a Kubernetes of one node; takes root; its programs are built once
+	DASH_ALL_TESTS=1 $(PY) -m pytest tests/kubernetes
 
 bench: venv ## every figure of the README
 	$(PY) -m benchmarks

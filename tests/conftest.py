@@ -25,6 +25,17 @@ from dash_pipeline.storage.search import indexes
 from dash_pipeline.storage.search.bulk import client
 
 ROOT = Path(__file__).parents[1]
+_PROCESSORS = 4
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is `patient` where servers and tests have few processors: `make test` has an hour."""
+    if (os.cpu_count() or 1) >= _PROCESSORS or os.environ.get("DASH_ALL_TESTS"):
+        return
+    for item in items:
+        if item.get_closest_marker("patient"):
+            reason = f"NOT RUN: less than {_PROCESSORS} processors; `make test-all` does it here, too"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ costs more than everything this platform does with the records.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,13 @@ from dash_pipeline.microbatch.lanes import Lane
 from dash_pipeline.settings import Settings
 from dash_pipeline.topics import Partition
 
+log = logging.getLogger(__name__)
+
 _TIMEOUT_S = 10.0
+#: After so much silence whoever reads has to `ask`, and again after as much.
+SILENCE_S = 1.0
+# A broker that does not answer for so long then is gone.
+_ANSWER_S = 3.0
 
 
 @dataclass
@@ -54,7 +60,7 @@ class OffsetsGoneError(DashError):
 
 
 def open_consumer(settings: Settings, group: str) -> Consumer:
-    """A consumer for `assign`; it commits nothing by itself. `read` raises Unavailable when all brokers are gone."""
+    """A consumer for `assign`; it commits nothing by itself, and says nothing of brokers that are gone: `ask`."""
     return Consumer(
         confluent_options(settings)
         | {
@@ -74,31 +80,26 @@ def open_consumer(settings: Settings, group: str) -> Consumer:
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 2_000,
             "topic.metadata.refresh.interval.ms": 30_000,
-            "error_cb": _raise_when_gone,
+            "error_cb": lambda error: log.debug("%s", error),
         }
     )
 
 
-def _raise_when_gone(error: KafkaError) -> None:
-    """Without brokers there is nothing to read, which must not look like a partition that has been read to its end."""
-    if error.code() == KafkaError._ALL_BROKERS_DOWN:
-        raise as_dash_error(error, None)
-
-
-def close(consumer: Consumer) -> None:
-    """Close the consumer, whether there still is a broker to tell or not."""
-    with suppress(Unavailable):
-        consumer.close()
+def ask(consumer: Consumer, timeout_s: float = _ANSWER_S) -> None:
+    """Raises Unavailable when no broker answers: then there is nothing to read, which must not look like a partition
+    that has been read to its end. By itself the client does not always say so, least of all of a broker that has shut
+    down in good order."""
+    try:
+        consumer.list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        raise as_dash_error(error.args[0], None) from error
 
 
 def ranges(consumer: Consumer, lane: Lane) -> dict[Partition, tuple[int, int]]:
     """First and end offset of each of the lane's partitions. Raises Unavailable when the broker does not answer."""
     found = {}
-    try:
-        # Without a broker the client would ask what it remembers, and find no such partition.
-        consumer.list_topics(timeout=_TIMEOUT_S)
-    except KafkaException as error:
-        raise as_dash_error(error.args[0], None) from error
+    # Without a broker the client would ask what it remembers, and find no such partition.
+    ask(consumer, _TIMEOUT_S)
     for topic, partition in lane.all():
         try:
             found[topic, partition] = consumer.get_watermark_offsets(TopicPartition(topic, partition), _TIMEOUT_S)

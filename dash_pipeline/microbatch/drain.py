@@ -360,7 +360,7 @@ class _Run:
         self.reporter.close()
         self.publisher.close()
         self._disconnect()
-        consume.close(self.consumer)
+        self.consumer.close()
 
 
 class _Account:
@@ -426,6 +426,7 @@ class _Reader:
 
     def _run(self) -> None:
         told, told_at = self.committed, time.monotonic()
+        heard = told_at
         try:
             while not self._stop.is_set():
                 for batch in consume.read(self._consumer, self._limits.batch_rows, self._limits.batch_bytes, _POLL_S):
@@ -434,6 +435,10 @@ class _Reader:
                     self._put((batch, parts))
                     if batch.messages < self._limits.batch_rows:
                         self._wanted.wait(_TELL_EVERY_S)
+                    heard = time.monotonic()
+                if time.monotonic() - heard >= consume.SILENCE_S:
+                    consume.ask(self._consumer)
+                    heard = time.monotonic()
                 if time.monotonic() - told_at >= _TELL_EVERY_S:
                     self._ends.update(consume.ends(self._consumer, list(self._ends)))
                     if self.committed is not told:

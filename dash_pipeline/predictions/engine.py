@@ -113,7 +113,7 @@ def run_engine(
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
     finally:
-        consume.close(consumer)
+        consumer.close()
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -156,7 +156,8 @@ class _Run:
         consume.assign(self.consumer, {p: max(self.next[p], first) for p, (first, _) in ranges.items()})
 
     def loop(self, limits: Limits, started: float) -> None:
-        idle_since, told_at = time.monotonic(), -_TELL_EVERY_S
+        idle_since = heard = time.monotonic()
+        told_at = -_TELL_EVERY_S
         while True:
             read = 0
             for batch in consume.read(self.consumer, _AT_ONCE, _BATCH_BYTES, _POLL_S):
@@ -173,6 +174,11 @@ class _Run:
             now = time.monotonic()
             if busy:
                 idle_since = now
+            if read:
+                heard = now
+            elif now - heard >= consume.SILENCE_S:
+                consume.ask(self.consumer)
+                heard = now
             if over or now - idle_since >= limits.idle_timeout_s:
                 return
 

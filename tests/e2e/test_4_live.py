@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from dash_pipeline.demo import LIVE_CHAIN
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage.timescale import connect, forget_chain
@@ -17,6 +19,7 @@ BLOCKS = 8
 PATIENCE_S = 180
 
 
+@pytest.mark.patient
 def test_a_market_that_is_mined_now(platform: Stack, tmp_path: Path) -> None:
     place = {
         "DASH_STACK_DIR": str(platform.layout.home),

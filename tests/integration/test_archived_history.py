@@ -204,7 +204,7 @@ STAGES: dict[str, Callable[[World], None]] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(STAGES))
+@pytest.fixture(scope="module", params=["days", pytest.param("days again", marks=pytest.mark.patient), "all"])
 def archived(world: World, request: pytest.FixtureRequest) -> World:
     """One after the other, in this order."""
     world.stage = request.param

@@ -34,6 +34,7 @@ def test_counts_come_back_from_the_published_columns(pools: Labels) -> None:
     assert np.isclose(raw[known], np.round(raw[known]), atol=0.02).mean() > 0.998, "whole numbers"
 
 
+@pytest.mark.patient
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_pool_risk_on_rows_it_did_not_see(pools: Labels) -> None:
     trained = training.train(pool_risk.SPEC, pools)

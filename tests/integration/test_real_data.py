@@ -95,6 +95,7 @@ def snapshot(run: Run) -> dict[str, Any]:
     return {"tables": hashes, "statuses": statuses, "letters": run.letters()}
 
 
+@pytest.mark.patient
 def test_the_market_and_its_replays(run: Run, migrated: Settings) -> None:
     chain = run.chain
 

@@ -45,8 +45,6 @@ from tests.kubernetes.release import CHART, Release
 ROOT = Path(__file__).parents[2]
 #: Partitions of each topic of the chain that tests feed.
 PARTITIONS = 8
-#: With so many the drills take the time that feeding takes.
-_PROCESSORS = 4
 _STORES = ("kafka", "timescale", "opensearch", "s3")
 # As for the other stacks: DASH_TEST_KEEP=1 uses what is up, with its data, and leaves it up.
 _KEEP = os.environ.get("DASH_TEST_KEEP") == "1"
@@ -170,14 +168,6 @@ def cluster() -> Iterator[Cluster]:
 def _not_run(reason: str) -> NoReturn:
     warnings.warn(f"the tests on a cluster are NOT RUN: {reason}", stacklevel=2)
     pytest.skip(f"NOT RUN: {reason}")
-
-
-@pytest.fixture
-def patience() -> None:
-    """For a drill that feeds a market for minutes where pods and servers share two processors. There `make test` has
-    no room for all of them in its hour; `make test-kubernetes` does them anywhere."""
-    if (os.cpu_count() or 1) < _PROCESSORS and not os.environ.get("DASH_ALL_DRILLS"):
-        _not_run(f"less than {_PROCESSORS} processors; `make test-kubernetes` does it here, too")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_a_runs_pod_is_killed(release: Release) -> None:
     assert "pod" in release.said(victim).lower()
 
 
-@pytest.mark.usefixtures("patience")
+@pytest.mark.patient
 def test_a_runs_pod_is_evicted(release: Release) -> None:
     """As for a spot node that goes: the run commits what it has in hand and ends well."""
     with feeding(release):
@@ -57,7 +57,7 @@ def test_a_runs_pod_is_evicted(release: Release) -> None:
     assert release.run(victim)["status"] == "SUCCESS", release.said(victim)
 
 
-@pytest.mark.usefixtures("patience")
+@pytest.mark.patient
 def test_a_node_is_drained(release: Release, node: Cluster) -> None:
     with feeding(release):
         wait("a lane", lambda: lanes(release))
@@ -76,14 +76,15 @@ def test_a_node_is_drained(release: Release, node: Cluster) -> None:
             node.kubectl("uncordon", NODE_NAME)
 
 
-@pytest.mark.usefixtures("node", "patience")
+@pytest.mark.patient
+@pytest.mark.usefixtures("node")
 def test_the_daemon_is_killed(release: Release) -> None:
     with feeding(release):
         assert kill("dagster-daemon", "run")
         wait("the daemon", lambda: release.ready("daemon"))
 
 
-@pytest.mark.usefixtures("patience")
+@pytest.mark.patient
 def test_a_webserver_is_killed(release: Release) -> None:
     pods = [pod["status"]["podIP"] for pod in release.pods("app.kubernetes.io/component=webserver")]
     assert len(pods) == 2
@@ -101,7 +102,7 @@ def test_a_webserver_is_killed(release: Release) -> None:
         wait("two webservers", lambda: release.ready("webserver", 2))
 
 
-@pytest.mark.usefixtures("patience")
+@pytest.mark.patient
 def test_a_code_location_that_crashes_leaves_the_others_working(release: Release) -> None:
     deployment = f"deployment/{NAME}-code-marts"
     broken = {"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}, "template": {"spec": {"containers": [
@@ -152,7 +153,7 @@ def test_a_code_location_is_replaced_during_a_feed(release: Release) -> None:
     assert not new, [release.said(run_id) for run_id in new]
 
 
-@pytest.mark.usefixtures("patience")
+@pytest.mark.patient
 def test_the_api_is_away_for_a_minute(release: Release, node: Cluster) -> None:
     with feeding(release, SLOW):
         wait("a lane at work", lambda: at_work(release))
