@@ -43,6 +43,9 @@ def confluent_options(settings: Settings) -> dict[str, str]:
     options = {
         "bootstrap.servers": settings.kafka_bootstrap,
         "security.protocol": settings.kafka_security_protocol,
+        # Looking for brokers anew when all are gone would begin without a pause each time: forty attempts a second,
+        # and as many lines. Whoever uses a client for longer than they are gone makes a new one.
+        "metadata.recovery.strategy": "none",
     }
     if _logs_in(settings):
         options |= {

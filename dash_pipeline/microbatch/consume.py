@@ -80,6 +80,8 @@ def open_consumer(settings: Settings, group: str) -> Consumer:
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 2_000,
             "topic.metadata.refresh.interval.ms": 30_000,
+            # Nobody joins the group. It is how long closing waits, when there is no broker, for what it was told last.
+            "session.timeout.ms": 2_000,
             "error_cb": lambda error: log.debug("%s", error),
         }
     )
