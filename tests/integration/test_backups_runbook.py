@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 from dash_pipeline.backups import database
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import migrate
+from dash_pipeline.storage.search import indexes
 
 RUNBOOK = Path(__file__).parents[2] / "docs" / "operations.md"
 SECTION = "### The database is gone"
@@ -38,10 +39,11 @@ def whole(stack: Stack) -> Iterator[Stack]:
     stack.up(only=["stores"], content=False)
 
 
-def test_the_runbook_brings_the_database_back(whole: Stack) -> None:
+def test_the_runbook_brings_the_database_back(whole: Stack, unique: Callable[[str], str]) -> None:
     """The disk died; of three days the first is in the backup, the second in the log, the third is not wanted."""
     settings = whole.settings()
     migrate.upgrade(settings)
+    indexes.ensure(settings, [unique("c")])
     dsn = settings.timescale_dsn.get_secret_value()
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("DROP TABLE IF EXISTS ops.days; CREATE TABLE ops.days (day int)")
