@@ -252,6 +252,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize(("module", "name", "after"), STEPS, ids=[f"{name}-{after}" for _, name, after in STEPS])
 def test_killed_at_a_step_the_next_run_does_the_rest(
     conn: db.Connection, migrated: Settings, chain: str, module: str, name: str, after: int

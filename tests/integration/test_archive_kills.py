@@ -51,7 +51,9 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize("table", [TOKEN_TRANSFERS, ANOMALIES], ids=lambda table: table.name)
+@pytest.mark.parametrize(
+    "table", [pytest.param(TOKEN_TRANSFERS, marks=pytest.mark.patient), ANOMALIES], ids=lambda table: table.name
+)
 @pytest.mark.parametrize(("module", "name", "after"), STEPS, ids=[f"{name}-{after}" for _, name, after in STEPS])
 def test_killed_at_a_step_nothing_is_lost_and_the_next_run_does_the_rest(
     conn: db.Connection, migrated: Settings, chain: str, table: Table, module: str, name: str, after: int

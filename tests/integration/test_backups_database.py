@@ -260,6 +260,7 @@ def test_a_folder_with_something_in_it_is_left_alone(here: Settings, full: Backu
 # --- the drill
 
 
+@pytest.mark.patient
 def test_a_drill_while_rows_are_ingested(here: Settings, full: Backup) -> None:
     """Every table of every database is equal, though the source never stands still."""
     stop, written = threading.Event(), []
@@ -292,6 +293,7 @@ def test_a_drill_while_rows_are_ingested(here: Settings, full: Backup) -> None:
     assert list((here.backup_dir or Path()).iterdir()) == []
 
 
+@pytest.mark.patient
 def test_a_changed_row_is_found(here: Settings, full: Backup) -> None:
     """Changed in the file of the restored copy, behind the server's back and its checksums'."""
     with connected(here) as conn:

@@ -39,6 +39,7 @@ def whole(stack: Stack) -> Iterator[Stack]:
     stack.up(only=["stores"], content=False)
 
 
+@pytest.mark.patient
 def test_the_runbook_brings_the_database_back(whole: Stack, unique: Callable[[str], str]) -> None:
     """The disk died; of three days the first is in the backup, the second in the log, the third is not wanted."""
     settings = whole.settings()

@@ -314,10 +314,15 @@ with Champions(settings) as champions:
     ("at", "committed", "requests", "indexed"),
     [
         pytest.param("storage.timescale.advance_offsets", False, 0, False, id="before the commit"),
-        pytest.param("predictions.engine.deliver", True, 0, False, id="before delivery"),
         pytest.param("storage.alerts.delivered", True, 1, False, id="before the answer is recorded"),
-        pytest.param("predictions.engine.index_pending", True, 1, False, id="before indexing"),
-        pytest.param("storage.alerts.indexed", True, 1, True, id="before it is recorded that it is indexed"),
+        *(
+            pytest.param(*step, id=name, marks=pytest.mark.patient)
+            for *step, name in [
+                ("predictions.engine.deliver", True, 0, False, "before delivery"),
+                ("predictions.engine.index_pending", True, 1, False, "before indexing"),
+                ("storage.alerts.indexed", True, 1, True, "before it is recorded that it is indexed"),
+            ]
+        ),
     ],
 )
 def test_killed_at_a_step_the_next_run_does_the_rest(
@@ -546,7 +551,9 @@ def test_an_archive_that_is_away_holds_up_no_alert(old: tuple[Desk, Stored, Stor
     desk.told_once(anomaly.id, young.id)
 
 
-@pytest.mark.parametrize("at", ["storage.history.archived", "predictions.engine.read_anomalies"])
+@pytest.mark.parametrize(
+    "at", [pytest.param("storage.history.archived", marks=pytest.mark.patient), "predictions.engine.read_anomalies"]
+)
 def test_killed_while_the_archive_is_read_the_next_run_does_the_rest(
     old: tuple[Desk, Stored, Stored, list[Prediction]], at: str
 ) -> None:

@@ -250,7 +250,10 @@ def restarted(stack: Stack) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restarted")
-@pytest.mark.parametrize(("server", "how"), [("timescale", "stop"), ("timescale", "kill"), ("kafka", "kill")])
+@pytest.mark.parametrize(
+    ("server", "how"),
+    [pytest.param("timescale", "stop", marks=pytest.mark.patient), ("timescale", "kill"), ("kafka", "kill")],
+)
 def test_a_server_that_restarts_while_a_lane_drains(market: Market, stack: Stack, server: str, how: str) -> None:
     blocks = 150
     market.produce(whole(branch("A", 0, blocks - 1, "-")))
@@ -316,7 +319,10 @@ def test_a_broker_that_goes_away_is_not_taken_for_an_idle_one(market: Market, st
 
 
 @pytest.mark.usefixtures("restarted")
-def test_an_index_that_is_away_does_not_stop_the_tables(market: Market, stack: Stack) -> None:
+def test_an_index_that_is_away_does_not_stop_the_tables(
+    market: Market, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dash_pipeline.microbatch.drain._CLOSE_S", 3.0)  # or the run's end would wait 30 s for it
     market.produce(whole(branch("A", 0, 4, "-")))
     stack.stop("opensearch")
     market.drain()

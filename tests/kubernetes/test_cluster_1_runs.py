@@ -85,7 +85,7 @@ def test_from_request_to_start(release: Release) -> None:
     """Quiet: one run after the other, of a job that does little."""
     wait("quiet", lambda: not release.run_pods())
     took = []
-    for _ in range(5):
+    for _ in range(3):
         run_id = release.launch("check_blocks", "ingestion")
         wait("the run's end", lambda id_=run_id: release.run(id_)["status"] in ("SUCCESS", "FAILURE"))
         run = release.run(run_id)

@@ -131,6 +131,7 @@ def test_a_run_that_takes_too_much_memory_is_named_as_such(release: Release) -> 
     assert "OOMKilled" in release.said(run_id)
 
 
+@pytest.mark.patient
 def test_a_run_whose_image_is_missing_fails_with_the_reason(release: Release, node: Cluster, image: str) -> None:
     with node.without(image):
         run_id = release.launch("build_views", "marts")

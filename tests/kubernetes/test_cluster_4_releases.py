@@ -43,6 +43,7 @@ def test_an_upgrade_and_back(release: Release, installed: dict[str, Any]) -> Non
     wait("the webserver", lambda: release.graphql("{ version }"))
 
 
+@pytest.mark.patient
 def test_an_upgrade_that_cannot_start_leaves_what_is_there_working(release: Release, installed: dict[str, Any]) -> None:
     broken = copy.deepcopy(installed)
     broken["code"] = {"locations": {"ingestion": {"image": {"tag": "absent"}}}}
