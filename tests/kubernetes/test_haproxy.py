@@ -180,11 +180,20 @@ def site(
         arguments = lay_out(folder, documents(helm, folder, mine | (values or {})))
         log = stack.enter_context((folder / "haproxy.log").open("wb"))
         process = subprocess.Popen([haproxy, *arguments], stdout=log, stderr=log, env=os.environ | environment)
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
+        stack.callback(end, process)
         one = Site(folder, https, metrics, process, backends)
         wait_for(lambda: answers(one), f"HAProxy: {folder / 'haproxy.log'}")
         yield one
+
+
+def end(haproxy: subprocess.Popen[bytes]) -> None:
+    """End the master, and with it its worker. Once in many times the worker outlives being asked."""
+    haproxy.terminate()
+    try:
+        haproxy.wait(20)
+    except subprocess.TimeoutExpired:
+        haproxy.kill()
+        haproxy.wait()
 
 
 def free_ports(count: int) -> list[int]:
