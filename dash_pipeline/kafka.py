@@ -43,8 +43,8 @@ def confluent_options(settings: Settings) -> dict[str, str]:
     options = {
         "bootstrap.servers": settings.kafka_bootstrap,
         "security.protocol": settings.kafka_security_protocol,
-        # Looking for brokers anew when all are gone would begin without a pause each time: forty attempts a second,
-        # and as many lines. Whoever uses a client for longer than they are gone makes a new one.
+        # When all brokers are gone, a client that begins anew with the bootstrap servers does so without a pause: forty
+        # attempts a second, and as many lines. Brokers that come back elsewhere are found by the next run's client.
         "metadata.recovery.strategy": "none",
     }
     if _logs_in(settings):
