@@ -191,7 +191,7 @@ def end(haproxy: subprocess.Popen[bytes]) -> None:
     sleeps on: where it is a pod, its grace period ends it."""
     haproxy.terminate()
     try:
-        haproxy.wait(20)
+        haproxy.wait(5)
     except subprocess.TimeoutExpired:
         haproxy.kill()
         haproxy.wait()
