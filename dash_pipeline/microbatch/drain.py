@@ -360,7 +360,7 @@ class _Run:
         self.reporter.close()
         self.publisher.close()
         self._disconnect()
-        self.consumer.close()
+        consume.close(self.consumer)
 
 
 class _Account:

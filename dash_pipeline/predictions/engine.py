@@ -113,7 +113,7 @@ def run_engine(
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
     finally:
-        consumer.close()
+        consume.close(consumer)
     outcome.seconds = time.monotonic() - started
     return outcome
 
