@@ -5,6 +5,7 @@ Belongs here: what several tests of lanes use. Does not belong here: batches wit
 
 from __future__ import annotations
 
+import faulthandler
 import pickle
 import subprocess
 import sys
@@ -136,7 +137,9 @@ class Background:
 
     def join(self) -> None:
         self._thread.join(PATIENCE_S)
-        assert not self._thread.is_alive(), "the run hangs"
+        if self._thread.is_alive():
+            faulthandler.dump_traceback(sys.stderr)
+            raise AssertionError("the run hangs; each thread's stack is on stderr")
 
     @property
     def running(self) -> bool:

@@ -372,7 +372,7 @@ class _Run:
         self.recorder.close()
         self.publisher.close()
         self._disconnect()
-        self.consumer.close()
+        consume.close(self.consumer)
 
 
 class _Account:

@@ -114,7 +114,7 @@ def run_engine(
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
     finally:
-        consumer.close()
+        consume.close(consumer)
     outcome.seconds = time.monotonic() - started
     _show(settings, outcome)
     return outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -316,6 +317,21 @@ def test_a_broker_that_goes_away_is_not_taken_for_an_idle_one(market: Market, st
     market.produce(whole(branch("A", 5, 9, "A4")))
     market.drain()
     market.check(10)
+
+
+@pytest.mark.usefixtures("restarted")
+def test_a_last_word_to_the_group_that_no_broker_hears_holds_nobody_up(market: Market, stack: Stack) -> None:
+    consumer = consume.open_consumer(market.settings, f"dash-{market.chain}")
+    (partition, *_) = market.lane().all()
+    consumer.commit(offsets=[TopicPartition(*partition, 0)], asynchronous=False)  # it knows the group's coordinator now
+    stopping = threading.Thread(target=stack.stop, args=("kafka",))
+    stopping.start()
+    while stopping.is_alive():
+        consume.tell_group(consumer, {partition: 0})
+        consumer.poll(0.1)
+    began = time.monotonic()
+    consume.close(consumer)
+    assert time.monotonic() - began < 20  # 3, and not the client's 180
 
 
 @pytest.mark.usefixtures("restarted")
