@@ -5,6 +5,7 @@ Belongs here: waiting for what is shown. Does not belong here: what must be show
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from selenium import webdriver
@@ -28,11 +29,24 @@ def see(browser: webdriver.Chrome, text: str) -> WebElement:
     return WebDriverWait(browser, WAIT_S).until(shown)
 
 
+def see_plots(browser: webdriver.Chrome) -> None:
+    """As a person would: what was clicked at while the page was still being made is clicked at again."""
+
+    def shown(driver: webdriver.Chrome) -> bool:
+        see(driver, "Plots").click()
+        time.sleep(1)
+        return bool(driver.find_elements(By.TAG_NAME, "canvas"))
+
+    WebDriverWait(browser, WAIT_S).until(shown)
+
+
 def node(browser: webdriver.Chrome, group: str) -> int:
-    """The left edge of a group in the graph; the list beside the graph names it too, further left."""
+    """The left edge of a group in the graph; the list beside the graph names it too, further left, and the selection
+    above it may."""
+    path = f"//*[normalize-space(text())='{group}'][not(ancestor::*[contains(@class, 'CodeMirror')])]"
 
     def edges(driver: webdriver.Chrome) -> list[int]:
-        found = driver.find_elements(By.XPATH, f"//*[normalize-space(text())='{group}']")
+        found = driver.find_elements(By.XPATH, path)
         return sorted(element.rect["x"] for element in found if element.is_displayed())
 
     return int(

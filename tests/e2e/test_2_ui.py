@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from dash_pipeline.demo import CHAIN
-from tests.ui import WAIT_S, WINDOW, node, see
+from tests.ui import WAIT_S, WINDOW, node, see, see_plots
 
 
 def test_the_graph_starts_at_the_topics(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
@@ -49,9 +49,8 @@ def test_tables_of_the_chain_were_materialised(browser: webdriver.Chrome, ui: st
 
 def test_an_ingested_table_has_plots(browser: webdriver.Chrome, ui: str, keep: Callable[[str], None]) -> None:
     browser.get(f"{ui}/assets/{CHAIN}/logs")
-    see(browser, "Plots").click()
+    see_plots(browser)
     see(browser, "lane events per s")
-    WebDriverWait(browser, WAIT_S).until(lambda driver: driver.find_elements(By.TAG_NAME, "canvas"))
     latency = see(browser, "latency end_to_end p50, ms")
     browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", latency)
     keep("plots")

@@ -18,7 +18,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from dash_pipeline.demo import CHAIN
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import timescale
-from tests.ui import WAIT_S, graphql, node, see
+from tests.ui import WAIT_S, graphql, node, see, see_plots
 from tests.wait import until
 from tests.webhooks import Receiver
 
@@ -37,8 +37,8 @@ _NEWEST = """query($filter: RunsFilter) { runsOrError(filter: $filter, limit: 1)
   results { runId } } } }"""
 
 
-def start(ui: str, location: str, job: str) -> str:
-    """Start a job as the button does, and wait until it has ended well; the run's id."""
+def start(ui: str, location: str, job: str, status: str = "SUCCESS") -> None:
+    """Start a job as the button does, and wait until it has ended with this status."""
     selector = {"pipelineName": job, "repositoryLocationName": location, "repositoryName": "__repository__"}
     params = {"selector": selector, "runConfigData": {}, "mode": "default"}
     answer = graphql(ui, _LAUNCH, params=params)["launchRun"]
@@ -46,12 +46,11 @@ def start(ui: str, location: str, job: str) -> str:
     run: str = answer["run"]["runId"]
 
     def ended() -> bool:
-        status = graphql(ui, _RUN, id=run)["runOrError"]["status"]
-        assert status != "FAILURE", f"{ui}/runs/{run}"
-        return bool(status == "SUCCESS")
+        now = graphql(ui, _RUN, id=run)["runOrError"]["status"]
+        assert now == status or now not in ("SUCCESS", "FAILURE"), f"{ui}/runs/{run}: {now}"
+        return bool(now == status)
 
     until(ended, f"the end of {job}", WAIT_S)
-    return run
 
 
 def told(operators: Receiver, event: str) -> list[dict[str, Any]]:
@@ -97,21 +96,23 @@ def test_the_operators_morning(browser: webdriver.Chrome, ui: str, keep: Keep) -
 
     start(ui, "lifecycle", "platform_health")
     browser.get(f"{ui}/assets/platform_health/{CHAIN}")
-    see(browser, "Plots").click()
+    see_plots(browser)
     for stage in ("ingestion", "processing", "output"):
-        see(browser, f"latency {stage} p50, ms")
-    WebDriverWait(browser, WAIT_S).until(lambda driver: driver.find_elements(By.TAG_NAME, "canvas"))
+        latency = see(browser, f"latency {stage} p50, ms")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", latency)
     keep("health")
 
 
 def test_a_failed_check_and_the_notice_that_comes_of_it(
     browser: webdriver.Chrome, ui: str, keep: Keep, operators: Receiver, a_lost_row: Callable[[], None]
 ) -> None:
-    start(ui, "ingestion", "check_blocks")
+    start(ui, "ingestion", "check_blocks", "FAILURE")  # the check blocks
     browser.get(f"{ui}/assets/{CHAIN}/transactions?view=checks&checkDetail=transactions_counted")
     see(browser, "Failed")
-    see(browser, "500")
+    see(browser, "1 of")  # blocks are wrong
     keep("check")
+    see(browser, "Show JSON").click()
+    see(browser, "500")
     (notice,) = until(lambda: told(operators, "raised"), "the notice of the check", WAIT_S)
     assert notice["title"] == f"{CHAIN}/transactions: the check transactions_counted fails"
     assert notice["links"]["checks"].startswith(f"{ui}/assets/{CHAIN}/transactions?view=checks")
@@ -141,7 +142,7 @@ def test_the_analysts_table(browser: webdriver.Chrome, ui: str, keep: Keep) -> N
         see(browser, "Upstream assets")
     assert browser.current_url.startswith(f"{ui}/assets/kafka/{CHAIN}/logs")
 
-    selection = f'+key:"analytics/token_performance" and (group:marts or group:{CHAIN} or group:{CHAIN}_topics)'
-    browser.get(f"{ui}/asset-groups~{quote(selection)}")
+    selection = f'+key:"*/token_performance" and (group:marts or group:{CHAIN} or group:{CHAIN}_topics)'
+    browser.get(f"{ui}/asset-groups~{quote(selection, safe='')}")
     assert node(browser, f"{CHAIN}_topics") < node(browser, CHAIN) < node(browser, "marts")
     keep("origin")
