@@ -35,7 +35,7 @@ from dash_pipeline.settings import PREFIX, Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import api_keys, search, timescale
 
-TRANSACTIONS, POOLS, WALLETS = 500_000, 480_000, 60_000
+TRANSACTIONS, POOLS, WALLETS = 400_000, 380_000, 45_000
 RATE, EVENTS_PER_S = 200, 5_000
 WARM_UP_S, SECONDS = 15, 60
 TYPES = ("blocks", "transactions", "logs", "token_transfers")

@@ -44,7 +44,7 @@ CREATE TEMP TABLE t AS
  SELECT b.*, pg_temp.hash('t', n) AS tx_hash, n / {blocks} AS tx_index, pg_temp.addr('w', w) AS wallet,
   pg_temp.addr('p', p) AS pool, pg_temp.addr('k', p) AS token, 1e18 * (1 + random()) AS r0, 1e20 * (1 + random()) AS r1,
   random() * 1e16 AS a0, random() * 1e18 AS a1
- FROM (SELECT n, n * 7919 % {wallets} AS w,
+ FROM (SELECT n, n::int8 * 7919 % {wallets} AS w,
         CASE WHEN n < {pools} THEN n ELSE (1000 * random() ^ 3)::int8 END AS p
        FROM generate_series(0, {transactions} - 1) n) n
  JOIN b ON b.block_number = n % {blocks};

@@ -128,6 +128,7 @@ def test_the_analysts_table(browser: webdriver.Chrome, ui: str, keep: Keep) -> N
     browser.get(f"{ui}/locations/marts/asset-groups/marts/list")
     for mart in ("dex_trades", "pool_liquidity", "chain_health"):
         see(browser, mart)
+    see(browser, "Materialized")
     keep("catalogue")
 
     browser.get(f"{ui}/assets/analytics/token_performance")
