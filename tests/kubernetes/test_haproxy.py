@@ -563,7 +563,7 @@ def killed_under_load(helm: Helm, haproxy: Path, folder: Path, path: str, method
         async def kill() -> list[tuple[str, Answer]]:
             await asyncio.sleep(1)
             # On a busy machine it may be idle just now, while clients read what they got.
-            while time.monotonic() - max((seen.at for seen in one.seen("a")), default=0) > 0.1:
+            while time.monotonic() < end and time.monotonic() - max((it.at for it in one.seen("a")), default=0) > 0.1:
                 await asyncio.sleep(0.01)
             one.backends["a"].send_signal(signal.SIGKILL)
             return []
