@@ -30,10 +30,13 @@ def see(browser: webdriver.Chrome, text: str) -> WebElement:
 
 
 def see_plots(browser: webdriver.Chrome) -> None:
-    """As a person would: what was clicked at while the page was still being made is clicked at again."""
+    """As a person would: what was clicked at while the page was still being made is clicked at again. It is the button:
+    descriptions speak of plots, too."""
+    button = (By.XPATH, "//*[normalize-space(text())='Plots']")
 
     def shown(driver: webdriver.Chrome) -> bool:
-        see(driver, "Plots").click()
+        for found in driver.find_elements(*button)[:1]:
+            found.click()
         time.sleep(1)
         return bool(driver.find_elements(By.TAG_NAME, "canvas"))
 

@@ -94,8 +94,7 @@ def test_the_operators_morning(browser: webdriver.Chrome, ui: str, keep: Keep) -
     see(browser, CHAIN)
     keep("run")
 
-    for _ in range(2):  # of a single value no plot is drawn
-        start(ui, "lifecycle", "platform_health")
+    start(ui, "lifecycle", "platform_health")
     browser.get(f"{ui}/assets/platform_health/{CHAIN}")
     see_plots(browser)
     for stage in ("ingestion", "processing", "output"):
