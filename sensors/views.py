@@ -20,11 +20,10 @@ from dagster import (
 )
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-from assets.marts.views import BUILD_VIEWS, UPDATE_MARTS
+from assets.marts.views import BUILD_VIEWS
 from dash_pipeline.errors import DashError
 from resources.dbt import project_version
 from resources.timescale import TimescaleResource
-from sensors.runs import live
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -52,10 +51,7 @@ def views_sensor(job: "UnresolvedAssetJobDefinition", relations: Sequence[str]) 
         records = context.instance.get_run_records(
             RunsFilter(job_name=BUILD_VIEWS, tags={PROJECT_TAG: version}), limit=1
         )
-        busy = live(context.instance, UPDATE_MARTS) > 0
-        reason = (
-            "the marts are being updated" if busy else why_not(absent, records[0] if records else None, time.time())
-        )
+        reason = why_not(absent, records[0] if records else None, time.time())
         if reason:
             return SkipReason(reason)
         return RunRequest(tags={PROJECT_TAG: version})

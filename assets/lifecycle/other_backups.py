@@ -20,7 +20,6 @@ from dagster import (
 
 from assets import owners
 from assets.keys import LIFECYCLE, backup_key, dead_letters_key, index_key
-from assets.lifecycle.on_time import DAILY, WEEKLY
 from assets.search import INDEXES
 from dash_pipeline.errors import DashError
 from resources.other_backups import OtherBackupsResource
@@ -44,7 +43,6 @@ def _search() -> AssetsDefinition:
         " documents at that moment.",
         group_name=LIFECYCLE,
         owners=[owners.OPERATIONS],
-        freshness_policy=DAILY,
         kinds={"opensearch", "s3"},
     )
     def search(context: AssetExecutionContext, other_backups: OtherBackupsResource) -> MaterializeResult[Any]:
@@ -75,7 +73,6 @@ def _kafka() -> AssetsDefinition:
         " Messages are not in it: they are rows.",
         group_name=LIFECYCLE,
         owners=[owners.OPERATIONS],
-        freshness_policy=DAILY,
         kinds={"kafka", "s3"},
     )
     def kafka(other_backups: OtherBackupsResource) -> MaterializeResult[Any]:
@@ -104,7 +101,6 @@ def _drill() -> AssetsDefinition:
         " document compared by count and hash with what was recorded when it was taken. A difference fails it.",
         group_name=LIFECYCLE,
         owners=[owners.OPERATIONS],
-        freshness_policy=WEEKLY,
         kinds={"opensearch", "s3"},
     )
     def search_drill(other_backups: OtherBackupsResource) -> MaterializeResult[Any]:
@@ -153,7 +149,7 @@ def search_drill_job() -> "UnresolvedAssetJobDefinition":
 def _job(name: str, selection: AssetSelection, description: str) -> "UnresolvedAssetJobDefinition":
     return define_asset_job(
         name,
-        selection.without_checks(),
+        selection,
         description=description,
         tags={owners.OWNER_TAG: owners.OPERATIONS},
         executor_def=in_process_executor,
