@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 DASH := .venv/bin/dash-pipeline
 
-.PHONY: help venv demo down test test-all test-kubernetes bench market lint lock
+.PHONY: help venv demo down docs test test-all test-kubernetes bench market lint lock
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -16,6 +16,9 @@ demo: venv ## start everything, feed a recorded market through it, and show what
 
 down: venv ## stop every process that demo started
 	$(DASH) down
+
+docs: venv ## build the documentation's site into docs/_build/html; a warning is an error
+	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html -d docs/_build/doctrees docs docs/_build/html
 
 test: venv ## unit, integration on real servers, end to end, on a cluster; the longest need four processors
 	@deployments/local/browser.sh

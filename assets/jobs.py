@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from dagster import AssetSelection, define_asset_job, in_process_executor
 
 from assets import owners
-from assets.keys import anomalies_key, index_key, table_key
+from assets.ingestion.checks import check_specs
+from assets.keys import anomalies_key, anomalies_topic_key, dead_letters_key, index_key, table_key, topic_key
 from assets.search import INDEXES
 from dash_pipeline.chains import Chain
 from dash_pipeline.storage.tables import TABLES
+from dash_pipeline.topics import TYPES
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -36,7 +38,10 @@ def ingest_jobs(chains: Iterable[Chain]) -> list[UnresolvedAssetJobDefinition]:
     return [
         define_asset_job(
             ingest_name(chain.name),
-            AssetSelection.assets(*(table_key(chain.name, table) for table in TABLES), anomalies_key(chain.name)),
+            AssetSelection.assets(
+                *(table_key(chain.name, table) for table in TABLES), anomalies_key(chain.name)
+            ).without_checks()
+            | AssetSelection.checks(*(spec.key for spec in check_specs(chain.name))),  # the others are the hour's
             description=f"Drains partitions of {chain.title} and checks the blocks it touched. Started by the lag"
             " sensor; without config it drains every partition of the chain.",
             tags={owners.OWNER_TAG: owners.CHAIN_DATA},
@@ -47,13 +52,16 @@ def ingest_jobs(chains: Iterable[Chain]) -> list[UnresolvedAssetJobDefinition]:
 
 
 def check_job(chains: Iterable[Chain]) -> UnresolvedAssetJobDefinition:
-    """The checks of every chain and index, without draining anything."""
-    tables = [table_key(chain.name, table) for chain in chains for table in TABLES]
+    """The checks of every topic, table and index, without draining anything."""
+    names = [chain.name for chain in chains]
+    topics = [topic_key(chain, type_) for chain in names for type_ in TYPES]
+    tables = [table_key(chain, table) for chain in names for table in TABLES] + [anomalies_key(one) for one in names]
     indexes = [index_key(index) for index in INDEXES]
     return define_asset_job(
         CHECK_BLOCKS,
-        AssetSelection.checks_for_assets(*tables, *indexes),
-        description="Judges the newest settled blocks of every chain, whichever run ingested them.",
+        AssetSelection.checks_for_assets(*topics, dead_letters_key(), anomalies_topic_key(), *tables, *indexes),
+        description="Judges the newest settled blocks of every chain, whichever run ingested them, and looks for"
+        " messages that are lost or refused and rows that are off the chain.",
         tags={owners.OWNER_TAG: owners.CHAIN_DATA},
         executor_def=in_process_executor,
     )

@@ -1,8 +1,8 @@
 """Asset keys: the names that code locations agree on.
 
 A key per chain and table, not per table: each chain has its own lag, latency and failures, and a plot that mixes five
-chains says nothing. Groups keep the graph readable: folded, it is `<chain>_topics -> <chain> -> search,
-analytics, intelligence`.
+chains says nothing. Groups keep the graph readable: folded, it is `<chain>_topics -> <chain> -> search, staging, marts,
+intelligence`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ ANALYTICS = "analytics"
 BACKUPS = "backups"
 INTELLIGENCE = "intelligence"
 LIFECYCLE = "lifecycle"
+MARTS = "marts"
 MODELS = "models"
+PLATFORM_HEALTH = "platform_health"
 SEARCH = "search"
+STAGING = "staging"
 
 
 def topic_key(chain: str, type_: str) -> AssetKey:
@@ -97,3 +100,8 @@ def sizes_key() -> AssetKey:
 def housekeeping_key(name: str) -> AssetKey:
     """What is swept: documents, uploads, staging tables, rows, or Dagster's own records."""
     return AssetKey(["housekeeping", name])
+
+
+def health_key(chain: str) -> AssetKey:
+    """How a chain does: latency, throughput, lag."""
+    return AssetKey([PLATFORM_HEALTH, chain])

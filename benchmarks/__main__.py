@@ -13,7 +13,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("drain", "live", "search", "detection", "scoring", "spike", "archive", "restore")
+NAMES = ("drain", "live", "search", "api", "detection", "scoring", "spike", "archive", "restore")
 
 
 def main(names: list[str]) -> None:

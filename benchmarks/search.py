@@ -10,6 +10,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 
@@ -34,26 +35,26 @@ CREATE FUNCTION pg_temp.hash(kind text, n int8) RETURNS bytea LANGUAGE sql IMMUT
  AS $$ SELECT sha256((kind || n)::bytea) $$;
 """
 
-_ROWS = f"""
+_ROWS = """
 CREATE TEMP TABLE b AS
- SELECT '{{chain}}'::text AS chain, '2024-05-01 00:00:00+00'::timestamptz + n * interval '1 minute' AS ts,
+ SELECT '{chain}'::text AS chain, '2024-05-01 00:00:00+00'::timestamptz + n * interval '1 minute' AS ts,
   n AS block_number, pg_temp.hash('b', n) AS block_hash, pg_temp.hash('b', n - 1) AS parent_hash
- FROM generate_series(0, {BLOCKS - 1}) n;
+ FROM generate_series(0, {blocks} - 1) n;
 CREATE TEMP TABLE t AS
- SELECT b.*, pg_temp.hash('t', n) AS tx_hash, n / {BLOCKS} AS tx_index, pg_temp.addr('w', w) AS wallet,
+ SELECT b.*, pg_temp.hash('t', n) AS tx_hash, n / {blocks} AS tx_index, pg_temp.addr('w', w) AS wallet,
   pg_temp.addr('p', p) AS pool, pg_temp.addr('k', p) AS token, 1e18 * (1 + random()) AS r0, 1e20 * (1 + random()) AS r1,
   random() * 1e16 AS a0, random() * 1e18 AS a1
- FROM (SELECT n, n * 7919 % {WALLETS} AS w,
-        CASE WHEN n < {POOLS} THEN n ELSE (1000 * random() ^ 3)::int8 END AS p
-       FROM generate_series(0, {TRANSACTIONS - 1}) n) n
- JOIN b ON b.block_number = n % {BLOCKS};
+ FROM (SELECT n, n::int8 * 7919 % {wallets} AS w,
+        CASE WHEN n < {pools} THEN n ELSE (1000 * random() ^ 3)::int8 END AS p
+       FROM generate_series(0, {transactions} - 1) n) n
+ JOIN b ON b.block_number = n % {blocks};
 INSERT INTO chain.blocks (chain, ts, block_number, block_hash, parent_hash) SELECT * FROM b;
 INSERT INTO ops.block_tree (chain, ts, block_number, block_hash, parent_hash, status) SELECT *, 'canonical' FROM b;
 INSERT INTO ops.chains (chain, tip_ts, tip_number, tip_hash)
  SELECT chain, ts, block_number, block_hash FROM b ORDER BY block_number DESC LIMIT 1;
 INSERT INTO chain.pools (chain, ts, block_number, block_hash, tx_hash, address, protocol, factory, token0, token1)
  SELECT chain, ts, 0, block_hash, block_hash, pg_temp.addr('p', p), 'uniswap_v2', pg_temp.addr('f', 0),
-  pg_temp.addr('q', 0), pg_temp.addr('k', p) FROM b, generate_series(0, {POOLS - 1}) p WHERE block_number = 0;
+  pg_temp.addr('q', 0), pg_temp.addr('k', p) FROM b, generate_series(0, {pools} - 1) p WHERE block_number = 0;
 INSERT INTO chain.transactions (chain, ts, block_number, block_hash, tx_hash, tx_index, nonce, from_address, to_address,
   value, value_f, gas, gas_price, input, receipt_status, receipt_gas_used, receipt_effective_gas_price)
  SELECT chain, ts, block_number, block_hash, tx_hash, tx_index, 1, wallet, pg_temp.addr('r', 0), round(a0::numeric), a0,
@@ -71,12 +72,37 @@ INSERT INTO chain.pool_events (chain, ts, block_number, block_hash, tx_hash, log
   sender, recipient, amount0, amount1, amount0_f, amount1_f)
  SELECT chain, ts, block_number, block_hash, tx_hash, tx_index * 4 + 3, 'uniswap_v2', 'swap', pool, wallet, wallet,
   round(a0::numeric), -round(a1::numeric), a0, -a1 FROM t ORDER BY ts;
+"""
+_LOGS = """
 INSERT INTO chain.logs (chain, ts, block_number, block_hash, tx_hash, tx_index, log_index, address, topic0, topic1,
   topic2, data)
  SELECT chain, ts, block_number, block_hash, tx_hash, tx_index, tx_index * 4 + i,
   CASE WHEN i < 2 THEN token ELSE pool END, pg_temp.hash('topic', i), pg_temp.hash('topic', i) || wallet,
   pg_temp.hash('topic', i) || pool, tx_hash || tx_hash FROM t, generate_series(0, 3) i ORDER BY ts;
 """
+
+
+def fill(
+    conn: psycopg.Connection[Any],
+    chain: str,
+    blocks: int = BLOCKS,
+    transactions: int = TRANSACTIONS,
+    pools: int = POOLS,
+    wallets: int = WALLETS,
+    *,
+    logs: bool = True,
+) -> None:
+    """Rows of a chain: a block a minute, every transaction a swap of a wallet in a pool, each pool's token its own.
+    Pool n is `address("p", n)`, its token `address("k", n)`, wallet n `address("w", n)`."""
+    conn.execute(_FUNCTIONS)
+    sizes = {"blocks": blocks, "transactions": transactions, "pools": pools, "wallets": wallets}
+    conn.execute((_ROWS + (_LOGS if logs else "")).format(chain=chain, **sizes))
+    conn.execute("DROP TABLE b, t")
+
+
+def address(kind: str, number: int) -> str:
+    """An address that `fill` makes."""
+    return "0x" + hashlib.sha256(f"{kind}{number}".encode()).hexdigest()[:40]
 
 
 def run(stack: Stack) -> dict[str, object]:
@@ -88,8 +114,7 @@ def run(stack: Stack) -> dict[str, object]:
 def _measure(settings: Settings) -> dict[str, object]:
     chain = f"searched{time.time_ns()}"
     with psycopg.connect(settings.timescale_dsn.get_secret_value()) as conn:
-        conn.execute(_FUNCTIONS)
-        conn.execute(_ROWS.format(chain=chain))
+        fill(conn, chain)
     try:
         rebuilds = {index: _rebuild(settings, index, chain) for index in search.INDEXES}
         return {"rebuild": rebuilds, "query_ms": _queries(settings, chain)}
@@ -111,19 +136,19 @@ def _rebuild(settings: Settings, index: str, chain: str) -> dict[str, int]:
 def _queries(settings: Settings, chain: str) -> dict[str, dict[str, float]]:
     client = search.client(settings)
 
-    def address(kind: str, count: int) -> str:
-        return "0x" + hashlib.sha256(f"{kind}{_random.randrange(count)}".encode()).hexdigest()[:40]
+    def any_(kind: str, count: int) -> str:
+        return address(kind, _random.randrange(count))
 
     return {
-        "token_by_id": _timed(lambda: search.token(client, chain, address("k", POOLS))),
+        "token_by_id": _timed(lambda: search.token(client, chain, any_("k", POOLS))),
         "top_tokens_by_7d_change": _timed(lambda: search.top_tokens(client, chain, "7d", "change")),
         # A bound that no two queries share: nothing can be answered from a cache.
         "top_tokens_of_some_liquidity": _timed(
             lambda: search.top_tokens(client, chain, "7d", "change", min_liquidity=_random.random())
         ),
-        "wallet_last_7_days": _timed(lambda: search.wallet_days(client, chain, address("w", WALLETS), 7)),
-        "wallet_transactions": _timed(lambda: search.wallet_transactions(client, chain, address("w", WALLETS))),
-        "router_transactions": _timed(lambda: search.wallet_transactions(client, chain, address("r", 1))),
+        "wallet_last_7_days": _timed(lambda: search.wallet_days(client, chain, any_("w", WALLETS), 7)),
+        "wallet_transactions": _timed(lambda: search.wallet_transactions(client, chain, any_("w", WALLETS))),
+        "router_transactions": _timed(lambda: search.wallet_transactions(client, chain, any_("r", 1))),
     }
 
 

@@ -24,8 +24,15 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
 
     It is in a session of its own: Ctrl-C is for us, and we end the child when we have done with it.
     """
-    tied = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _ONLY_AS_OUR_CHILD, str(os.getpid())]
-    return subprocess.Popen([*(tied if shutil.which("setpriv") else []), *command], start_new_session=True, **options)
+    return subprocess.Popen(tied(command), start_new_session=True, **options)
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """The command as whoever starts it for us starts it, so that the kernel kills it when we are killed; as it is where
+    there is no `setpriv`."""
+    if not shutil.which("setpriv"):
+        return list(command)
+    return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _ONLY_AS_OUR_CHILD, str(os.getpid()), *command]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

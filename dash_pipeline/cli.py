@@ -75,6 +75,28 @@ def status(
 
 
 @app.command()
+def metrics(
+    host: Annotated[str, typer.Option(help="The address to listen at; there is no password.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 9465,
+    dagster: Annotated[str, typer.Option(metavar="URL", help="Dagster's webserver, if not DASH_DAGSTER_URL.")] = "",
+) -> None:
+    """Show metrics to Prometheus, until it is stopped: lag, lanes, runs, backups, sizes, and what lanes measure."""
+    import threading
+
+    from dash_pipeline.exporter import serve
+    from dash_pipeline.settings import load_settings
+
+    _end_in_good_order()
+    server, exporter = serve(load_settings(), host, port, dagster)
+    err.print(f"http://{host}:{server.server_port}/metrics")
+    try:
+        threading.Event().wait()
+    finally:
+        server.shutdown()
+        exporter.close()
+
+
+@app.command()
 def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     all_: Annotated[bool, typer.Option("--all", help="Forget passwords and settings too.")] = False,
@@ -309,6 +331,77 @@ def _say(text: str) -> None:
 def _end_in_good_order() -> None:
     """SIGTERM ends us as Ctrl-C does: what was begun is cleaned up."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+@app.command()
+def api(
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 18080,
+) -> None:
+    """Serve the read API until it is told to stop; /docs describes it."""
+    from dash_pipeline.api.app import run
+    from dash_pipeline.settings import load_settings
+
+    run(load_settings(), host, port)
+
+
+api_keys_app = typer.Typer(no_args_is_help=True, help="Make, show and revoke keys of the read API.")
+app.add_typer(api_keys_app, name="api-keys")
+
+
+@api_keys_app.command("add")
+def api_keys_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    tier: Annotated[str, typer.Option(help="One of DASH_API_TIERS: its rates.")] = "standard",
+) -> None:
+    """Make a key and print it, this once: only its SHA-256 is kept."""
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import api_keys, timescale
+
+    settings = load_settings()
+    with timescale.session(settings) as conn:
+        print(api_keys.add(conn, name, tier, list(settings.api_tiers)))
+
+
+@api_keys_app.command("list")
+def api_keys_list(
+    keys_map: Annotated[
+        bool, typer.Option("--keys-map", help="Print them as the load balancer's keys.map instead.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show all keys: name, tier, and since when they are there or revoked; never the key itself."""
+    from rich.table import Table
+
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import api_keys, timescale
+
+    with timescale.session(load_settings()) as conn:
+        found = api_keys.keys(conn)
+    if keys_map:
+        # The load balancer's classes; keys of other tiers go in between, as those that it does not know do.
+        for key in found:
+            if key.tier in ("paying", "batch") and not key.revoked_at:
+                print(f"{key.hash} {key.tier}")
+    elif json:
+        out.print_json(data=[vars(key) for key in found], default=lambda time: time.isoformat())
+    else:
+        table = Table("name", "tier", "made", "revoked", box=None, pad_edge=False)
+        for key in found:
+            times = [f"{time:%Y-%m-%d %H:%M}" if time else "" for time in (key.created_at, key.revoked_at)]
+            table.add_row(key.name, key.tier, *times)
+        out.print(table)
+
+
+@api_keys_app.command("revoke")
+def api_keys_revoke(name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")]) -> None:
+    """Refuse a key from now on; the API knows within DASH_API_KEY_CACHE_S seconds."""
+    from dash_pipeline.settings import load_settings
+    from dash_pipeline.storage import api_keys, timescale
+
+    with timescale.session(load_settings()) as conn:
+        api_keys.revoke(conn, name)
+    out.print(f"{name} is revoked", highlight=False)
 
 
 search_app = typer.Typer(no_args_is_help=True, help="Ask the search indexes, or build them again.")

@@ -36,6 +36,24 @@ class Extent:
             for place, end in self.end.items()
         }
 
+    def gaps(self, topic: str, committed: Mapping[Partition, int]) -> tuple[str, ...]:
+        """A line for each partition of a topic of which messages are gone that were never ingested, or that ends before
+        what is ingested. A topic of which nothing was ever ingested has none, whether it is there or not."""
+        known = {place: offset for place, offset in committed.items() if place[0] == topic and offset}
+        found = []
+        for place, offset in sorted(known.items()):
+            name, first, end = f"{topic}/{place[1]}", self.begin.get(place, 0), self.end.get(place)
+            if end is None:
+                found.append(f"{name} is gone; {offset:,} messages of it are ingested: `dash-pipeline restore-topics`")
+            elif end < offset:
+                found.append(
+                    f"{name} was made anew: it ends at {end:,}, and {offset:,} are ingested;"
+                    f" `dash-pipeline offsets --set-beginning {topic}`"
+                )
+            elif first > offset:
+                found.append(f"{name}: messages {offset:,} to {first - 1:,} are gone before they were ingested")
+        return tuple(found)
+
 
 class ExtentReader:
     """Reads extents over one connection, kept between reads.
@@ -60,6 +78,7 @@ class ExtentReader:
                 raise
 
     def close(self) -> None:
+        """End the connection; the next read makes another."""
         with self._lock:
             self._close()
 

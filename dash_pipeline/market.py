@@ -132,7 +132,8 @@ def live_market(port: int, *options: str) -> Iterator[tuple[str, subprocess.Pope
 
 
 def record(program: Path, url: str, folder: Path) -> dict[str, int]:
-    """The node's whole chain as `<type>.jsonl.zst`, line by line as ethereum-etl prints it; how many of each type."""
+    """The node's whole chain as `<type>.jsonl.zst`, line by line as ethereum-etl prints it; how many of each type.
+    Raises Unavailable when the exporter stops writing."""
     counts: dict[str, int] = {}
     last = head_of(url)
     with ExitStack() as stack:

@@ -12,7 +12,8 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +24,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -67,10 +69,67 @@ class LanePod(BaseModel):
     ]  # fmt: skip
 
 
+class ApiTier(BaseModel):
+    """How much a key of the read API may ask: `rate` requests a second on average, `burst` at once after a pause."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rate: float = Field(gt=0)
+    burst: int = Field(ge=1)
+
+
+# The names that the load balancer has for its classes; `standard` is what is in between.
+_TIERS = {"anonymous": (20, 40), "batch": (20, 40), "standard": (100, 200), "paying": (500, 1000)}
+
+
+def _with_anonymous(value: dict[str, ApiTier]) -> dict[str, ApiTier]:
+    if "anonymous" not in value:
+        raise ValueError("there is no tier `anonymous`, which is for requests without a key")
+    return value
+
+
 def _not_above_max_lanes(value: int, info: ValidationInfo) -> int:
     most = info.data.get("max_lanes", value)
     if value > most:
         raise ValueError(f"{value} is more than DASH_MAX_LANES, which is {most}")
+    return value
+
+
+class Channel(BaseModel):
+    """A way to reach operators. `url`: http(s) for a webhook or Slack; for e-mail smtps:// (TLS from the beginning),
+    smtp:// (STARTTLS, without which nothing is sent) or smtp+plain:// (unencrypted), each with user:password@ if the
+    server wants one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    kind: Literal["webhook", "slack", "email"]
+    url: str = Field(repr=False)
+    sender: str = Field("", pattern=r"^$|^[^@\s]+@[^@\s]+$")
+    to: list[Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$")]] = []
+    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        schemes = ("smtp", "smtps", "smtp+plain") if self.kind == "email" else ("http", "https")
+        try:
+            parts = urlsplit(self.url)
+            # The port is read to see that it is a number.
+            reachable = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            reachable = False
+        if not reachable:
+            # It may hold a password and is not shown.
+            raise ValueError(f"its url is no {' or '.join(f'{scheme}://' for scheme in schemes)} address")
+        if self.kind == "email" and not (self.sender and self.to):
+            raise ValueError("an e-mail channel needs sender and to")
+        return self
+
+
+def _known_channels(value: dict[str, list[str]], info: ValidationInfo) -> dict[str, list[str]]:
+    channels = info.data.get("notify_channels")
+    for owner, names in value.items():
+        if channels is not None and (unknown := sorted(set(names) - set(channels))):
+            raise ValueError(f"{owner}: DASH_NOTIFY_CHANNELS has no {', '.join(unknown)}")
     return value
 
 
@@ -79,19 +138,27 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    kafka_bootstrap: str = Field(min_length=3, description="host:port[,host:port]")
-    kafka_security_protocol: str = Field("PLAINTEXT", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
-    kafka_sasl_mechanism: str = Field("SCRAM-SHA-512", pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
-    kafka_username: str | None = None
-    kafka_password: SecretStr | None = None
-    kafka_ca_file: Path | None = None
+    kafka_bootstrap: str = Field(min_length=3, description="brokers, host:port[,host:port]")
+    kafka_security_protocol: str = Field(
+        "PLAINTEXT",
+        pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$",
+        description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+    )
+    kafka_sasl_mechanism: str = Field(
+        "SCRAM-SHA-512",
+        pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$",
+        description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; counts with SASL only",
+    )
+    kafka_username: str | None = Field(None, description="user, with SASL")
+    kafka_password: SecretStr | None = Field(None, description="its password")
+    kafka_ca_file: Path | None = Field(None, description="PEM file of who signed the brokers' certificates")
 
     timescale_dsn: SecretStr = Field(description="postgresql://user:password@host:port/database")
 
-    opensearch_url: str = Field(pattern="^https?://")
-    opensearch_username: str | None = None
-    opensearch_password: SecretStr | None = None
-    opensearch_ca_file: Path | None = None
+    opensearch_url: str = Field(pattern="^https?://", description="http(s)://host:port of the search cluster")
+    opensearch_username: str | None = Field(None, description="user of the search cluster, if it asks for one")
+    opensearch_password: SecretStr | None = Field(None, description="its password")
+    opensearch_ca_file: Path | None = Field(None, description="PEM file of who signed the cluster's certificate")
     opensearch_shards: int = Field(1, ge=1, le=1024, description="of a transactions index, from its next rebuild on")
 
     opensearch_repository: str = Field(
@@ -101,11 +168,11 @@ class Settings(BaseSettings):
         "AES256", description="with which of the store's own keys its snapshots are encrypted"
     )
 
-    s3_endpoint: str | None = None
-    s3_region: str = "us-east-1"
-    s3_bucket: str = "dash"
-    s3_access_key: str | None = None
-    s3_secret_key: SecretStr | None = None
+    s3_endpoint: str | None = Field(None, description="http(s)://host:port of the store; AWS without it")
+    s3_region: str = Field("us-east-1", description="region that requests are signed for")
+    s3_bucket: str = Field("dash", description="bucket of archive, backups, labels and models")
+    s3_access_key: str | None = Field(None, description="access key; without it, as AWS' tools find theirs")
+    s3_secret_key: SecretStr | None = Field(None, description="its secret key")
     encryption_keys: Annotated[dict[str, str], *_JSON] = Field(
         default_factory=dict,
         repr=False,
@@ -126,7 +193,13 @@ class Settings(BaseSettings):
     archive_timeout_s: int = Field(60, ge=1, description="seconds of commits that may be on the database's disk alone")
     archive_waiting_s: float = Field(600, gt=0, description="seconds a log segment may wait to be archived")
 
-    dagster_url: str = "http://127.0.0.1:3000"
+    dagster_url: str = Field("http://127.0.0.1:3000", description="where Dagster's UI is, for links in messages")
+    code_url: str = Field(
+        "",
+        pattern="^(https?://.*)?$",
+        description="what links to an asset's code begin with, as https://git.example/dash/blob/<revision>; without it"
+        " they name files of this checkout",
+    )
 
     chains_file: Path | None = Field(None, description="a registry that replaces the one in the package")
 
@@ -160,9 +233,35 @@ class Settings(BaseSettings):
     settle_blocks: int = Field(12, ge=0, description="blocks below the tip that a check leaves to arrive")
     fresh_within_s: float = Field(600, gt=0, description="seconds of chain time rows and indexes may be behind")
     wall_clock_gap_s: float = Field(900, gt=0, description="seconds a live chain's newest block may be old")
-    alert_webhooks: Annotated[dict[str, str], *_JSON] = Field(
+    notify_channels: Annotated[dict[str, Channel], *_JSON] = Field(
         default_factory=dict,
-        description='owner -> URL that failed runs are posted to, as JSON; "*" gets what no other owner does',
+        repr=False,
+        description='name -> {"kind": "webhook", "slack" or "email", "url": ...}: how operators are reached',
+    )
+    owner_routes: Annotated[dict[str, list[str]], *_JSON, AfterValidator(_known_channels)] = Field(
+        default_factory=dict,
+        description='owner -> names of channels that its notices go to; "*" gets what no other owner does',
+    )
+    notify_repeat_s: float = Field(14_400, gt=0, description="seconds after which an open notice is told again")
+    notify_resolved: bool = Field(True, description="operators are told when a notice is resolved")
+    failures_in_row: Annotated[dict[str, Annotated[int, Field(ge=1, le=100)]], *_JSON] = Field(
+        default_factory=dict,
+        description='job -> failed runs in a row that operators are told of; "*" for others, 1 without',
+    )
+    notify_lag: int = Field(100_000, ge=1, description="a chain's lag that operators are told of, once it lasts")
+    notify_after_s: float = Field(
+        300, gt=0, description="seconds that lag lasts, or that commits stand still, before operators are told"
+    )
+    notify_quiet_s: float = Field(900, gt=0, description="seconds without an event of a live chain")
+    notify_dead_letters: int = Field(1, ge=1, description="dead letters of a chain within an hour")
+    health_minutes: int = Field(5, ge=1, le=59, description="minutes between two looks of platform_health")
+    drill_overdue_days: float = Field(8, gt=0, description="days since the last good restore drill")
+
+    metrics_push_url: str | None = Field(
+        None, pattern="^https?://", description="a Pushgateway that lanes and the engine push their metrics to"
+    )
+    metrics_dir: Path | None = Field(
+        None, description="folder that lanes and the engine write their metrics to; `dash-pipeline metrics` shows them"
     )
 
     alert_routes: Annotated[dict[str, str], *_JSON] = Field(
@@ -177,6 +276,19 @@ class Settings(BaseSettings):
     alert_batch: int = Field(50, ge=1, le=1000, description="alerts that one request to a route holds at most")
     alert_give_up_s: float = Field(86_400, gt=0, description="seconds after which an alert nobody takes is given up")
     direct_alerts: bool = Field(True, description="lanes raise alerts themselves, before the prediction engine's run")
+
+    marts_every_s: float = Field(60, ge=1, description="seconds from one run of the marts to the next, if rows came")
+    api_tiers: Annotated[dict[str, ApiTier], *_JSON, AfterValidator(_with_anonymous)] = Field(
+        default_factory=lambda: {name: ApiTier(rate=rate, burst=burst) for name, (rate, burst) in _TIERS.items()},
+        description='tiers of the API\'s keys, {"name": {"rate": requests a second, "burst": requests at once}}, for'
+        " each process of the API; `anonymous` is for requests without a key, for each address",
+    )
+    api_anonymous: bool = Field(True, description="the API answers requests without a key")
+    api_key_cache_s: float = Field(5, ge=0, le=60, description="seconds after which a revoked key is refused")
+    api_timeout_s: float = Field(2, gt=0, le=30, description="seconds after which a store that is silent is away")
+    api_proxies: str = Field(
+        "127.0.0.1", description="addresses whose X-Forwarded-For the API believes, as in 10.0.0.0/8,127.0.0.1; or *"
+    )
 
     retention_days: float = Field(7, gt=0, description="days of chain time that rows stay hot")
     compress_after_days: float | None = Field(

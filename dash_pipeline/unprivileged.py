@@ -39,7 +39,8 @@ def unprivileged(home: Path) -> User:
     """This user, unless it is root; then `postgres` or `nobody` where they can reach `home`, and the Python and the
     package that PostgreSQL calls to archive its log.
 
-    Where they cannot (a clone or a Python under /root), root in a user namespace in which it has another number.
+    Where they cannot (a clone or a Python under /root), root in a user namespace in which it has another number. Raises
+    DashError where there are no user namespaces either.
     """
     if os.getuid() != 0:
         return User()

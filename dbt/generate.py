@@ -1,6 +1,7 @@
 """Writes the sources and the staging models from the tables' description: `python dbt/generate.py`.
 
-Belongs here: what a staging view does to a column. Does not belong here: marts; people write those.
+Belongs here: what a staging view does to a column, and tests of its key. Does not belong here: marts; people write
+those.
 
 The staging views are what analysts use: hashes and addresses as `0x...` text, amounts as they are stored, exact. A
 filter on such a text reads the whole range of time; to look up one address, filter `chain.<table>` by
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from dash_pipeline.storage import changes
 from dash_pipeline.storage.tables import DEAD_LETTERS, TABLES, Column
 
 MODELS = Path(__file__).parent / "models"
@@ -52,6 +54,92 @@ OPS: dict[str, tuple[str, dict[str, Column]]] = {
     ),
 }
 
+_CHAIN = Column("text", "name of the chain, as in the registry")
+_HOUR = Column("timestamptz", "the hour, by the blocks' time")
+_VERSION = Column("int8", "counts changes of all hours and tokens")
+_TOKEN = Column("text", "the token, as 0x... text")
+
+#: Tables that only marts read: no view shows them.
+INTERNAL: dict[str, tuple[str, dict[str, Column]]] = {
+    "chains": (
+        "The newest canonical block of each chain.",
+        {
+            "chain": _CHAIN,
+            "tip_number": Column("int8", "height of the newest block", null=True),
+            "tip_hash": Column("bytea", "its hash", null=True),
+            "tip_ts": Column("timestamptz", "its timestamp: the chain's own time", null=True),
+            "finalised_number": Column("int8", "no fork may go below this height"),
+            "updated_at": Column("timestamptz", "when the newest block was stored (wall clock)"),
+        },
+    ),
+    "block_tree": (
+        "Every block heard of, and the branch it is on.",
+        {
+            "chain": _CHAIN,
+            "block_hash": Column("bytea", "hash of the block"),
+            "block_number": Column("int8", "height of the block"),
+            "parent_hash": Column("bytea", "hash of the parent block", null=True),
+            "ts": Column("timestamptz", "the block's timestamp"),
+            "status": Column("block_status", "canonical, orphaned, provisional, detached, refused or unseen"),
+            "seen_ms": Column("int8", "when Kafka took its message, in ms", null=True),
+            "topic": Column("text", "Kafka topic of its message", null=True),
+            "partition": Column("int4", "partition of the topic", null=True),
+            "offset": Column("int8", "offset of the message", null=True),
+            "updated_at": Column("timestamptz", "when this row was written (wall clock)"),
+        },
+    ),
+    "changed_hours": (
+        "Hours with rows that the marts do not show yet.",
+        {"chain": _CHAIN, "hour": _HOUR, "version": _VERSION},
+    ),
+    "mart_batch": (
+        "The changed hours that the newest run of the marts took.",
+        {"chain": _CHAIN, "hour": _HOUR, "version": _VERSION},
+    ),
+    "mart_batch_tokens": (
+        "The changed tokens that the newest run of the marts took.",
+        {"chain": _CHAIN, "token": _TOKEN, "version": _VERSION},
+    ),
+    "quote_tokens": (
+        "The registry's quote tokens.",
+        {
+            "chain": _CHAIN,
+            "rank": Column("int4", "1 for the one that prices are most preferably expressed in"),
+            "token": _TOKEN,
+            "symbol": Column("text", "symbol"),
+            "decimals": Column("int4", "digits behind the point of one whole token"),
+            "stable": Column("bool", "one unit is about one US dollar"),
+        },
+    ),
+    "pool_quotes": (
+        "Which of a pool's tokens is priced in which, by the rule of the search rollups.",
+        {
+            "chain": _CHAIN,
+            "pool": Column("text", "the pool, as 0x... text"),
+            "protocol": Column("text", "uniswap_v2 or uniswap_v3"),
+            "fee": Column("int4", "V3: fee in hundredths of a basis point", null=True),
+            "token0": Column("text", "first token"),
+            "token1": Column("text", "second token"),
+            "base": Column("text", "the token that is priced"),
+            "quote": Column("text", "the token it is priced in"),
+            "registered": Column("bool", "the quote token is one of the registry"),
+        },
+    ),
+}
+# Schemas with some of the tables of schema `chain`, for rows that are elsewhere.
+_ELSEWHERE = {
+    "recalled": (changes.TABLES, "Archived rows of days that the newest run of the marts computed anew."),
+    "side": (("token_transfers", "transactions"), "Rows of branches that are not canonical."),
+}
+_KEYS = {name: table.key for name, table in TABLES.items()} | {
+    "stream_offsets": ("topic", "partition"),
+    "dead_letters": DEAD_LETTERS.key,
+    "reorgs": ("id",),
+}
+# The chain's time is not the wall clock: a chain that is replayed is years behind and still fresh. When rows were
+# written is known of these.
+_WRITTEN_AT = {"stream_offsets": "updated_at", "chains": "updated_at"}
+
 # Words of SQL.
 _QUOTED = {"offset", "partition"}
 # Bytes that are text most of the time; what is not is escaped.
@@ -67,6 +155,11 @@ def files() -> dict[Path, str]:
     written = {
         MODELS / "sources" / f"{schema}.yml": _sources(schema, described) for schema, described in tables.items()
     }
+    internal = {"ops": INTERNAL} | {
+        schema: {name: (about, TABLES[name].columns) for name in names} for schema, (names, about) in _ELSEWHERE.items()
+    }
+    for schema, described in internal.items():
+        written[MODELS / "sources" / f"internal_{schema}.yml"] = _sources(schema, described)
     for schema, described in tables.items():
         for name, (_, columns) in described.items():
             written[MODELS / "staging" / f"{name}.sql"] = _view(schema, name, columns)
@@ -76,7 +169,12 @@ def files() -> dict[Path, str]:
 
 def _sources(schema: str, tables: dict[str, tuple[str, dict[str, Column]]]) -> str:
     described = [
-        {"name": name, "description": about, "columns": [_column(n, c, c.type) for n, c in columns.items()]}
+        {
+            "name": name,
+            "description": about,
+            **({"config": _freshness(_WRITTEN_AT[name])} if name in _WRITTEN_AT else {}),
+            "columns": [_column(n, c, c.type) for n, c in columns.items()],
+        }
         for name, (about, columns) in tables.items()
     ]
     return _yaml({"version": 2, "sources": [{"name": schema, "schema": schema, "tables": described}]})
@@ -87,11 +185,27 @@ def _models(tables: dict[str, tuple[str, dict[str, Column]]]) -> str:
         {
             "name": name,
             "description": about,
+            "data_tests": _tests(name),
             "columns": [_column(n, c, "text" if c.type == "bytea" else c.type) for n, c in columns.items()],
         }
         for name, (about, columns) in tables.items()
     ]
     return _yaml({"version": 2, "models": described})
+
+
+def _freshness(written_at: str) -> dict[str, Any]:
+    return {"loaded_at_field": written_at, "freshness": {"warn_after": {"count": 1, "period": "hour"}}}
+
+
+def _tests(name: str) -> list[dict[str, Any]]:
+    """The view's key. Of a hypertable, only rows of the batch's hours are looked at: the others have not changed."""
+    key = [f'"{column}"' if column in _QUOTED else column for column in _KEYS[name]]
+    changed = name in TABLES and TABLES[name].hyper
+    where = {"config": {"where": "ts >= (select min(hour) from ops.mart_batch)"}} if changed else {}
+    return [
+        {test: {"name": f"{name}_{says}", "arguments": {"columns": key}, **where}}
+        for test, says in (("unique_key", "key_is_unique"), ("key_not_null", "key_is_there"))
+    ]
 
 
 def _column(name: str, column: Column, type_: str) -> dict[str, Any]:

@@ -96,6 +96,15 @@ class ArchiveResource(ConfigurableResource[Any]):
 
         return lost(settings(), chain)
 
+    def unlisted(self, chain: str) -> tuple[list[tuple[str, date, int, int]], list[tuple[date, int, int]]]:
+        """Of the chain: table, day, rows that left the hot table and rows that listed objects hold, where these are
+        fewer; day, archived pool_events and archived logs, where these are fewer."""
+        from dash_pipeline.archive import manifest
+        from dash_pipeline.storage.timescale import session
+
+        with session(settings()) as conn:
+            return manifest.unlisted(conn, chain), manifest.underivable(conn, chain)
+
     def check(self, chain: str) -> Report:
         """Every object of the chain, read again."""
         from dash_pipeline.archive.check import check

@@ -50,6 +50,13 @@ class HousekeepingResource(ConfigurableResource[Any]):
 
         return rows.drop_old_rollups(settings())
 
+    def operations(self) -> dict[str, int]:
+        """Delete old checkpoints, and notices that are over; table -> how many."""
+        from dash_pipeline.storage import health, timescale
+
+        with timescale.session(settings()) as conn:
+            return health.sweep(conn, settings().dagster_days)
+
     def compress(self, say: Callable[[str], None]) -> int:
         """Compress hot days where the server can; how many chunks."""
         from dash_pipeline.archive.compress import compress

@@ -46,6 +46,12 @@ class ModelsResource(ConfigurableResource[Any]):
 
         return lifecycle.drift(settings(), model)
 
+    def sound(self, model: str, stage: str) -> tuple[bool, str]:
+        """Whether the kept labels, the newest version or its evaluation are sound, and what was found."""
+        from dash_pipeline.models import lifecycle
+
+        return lifecycle.sound(settings(), model, stage)
+
     def state(self, model: str) -> State:
         """The champion, and whether the model could be trained."""
         from dash_pipeline.models import lifecycle

@@ -58,3 +58,10 @@ class TimescaleResource(ConfigurableResource[Any]):
                 "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NULL", (list(relations),)
             ).fetchall()
         return [name for (name,) in rows]
+
+    def changed_hours(self) -> int:
+        """Hours and tokens that the marts do not show yet."""
+        from dash_pipeline.storage import changes
+
+        with self.connect() as connection:
+            return changes.waiting(connection)

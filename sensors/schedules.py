@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from dagster import DefaultScheduleStatus, ScheduleDefinition
 
+from dash_pipeline.settings import settings
+
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
@@ -18,6 +20,17 @@ def hourly_checks(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
         cron_schedule="7 * * * *",
         default_status=DefaultScheduleStatus.RUNNING,
         description="Judges the newest settled blocks of every chain.",
+    )
+
+
+def hourly_conclusions(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """Whether alerts follow from anomalies: looked at from outside the runs that see to it."""
+    return ScheduleDefinition(
+        name="hourly_conclusions",
+        job=job,
+        cron_schedule="27 * * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Looks for anomalies nobody reacted to, alerts that did not arrive, and those the index lacks.",
     )
 
 
@@ -128,4 +141,26 @@ def daily_housekeeping(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
         cron_schedule="3 4 * * *",
         default_status=DefaultScheduleStatus.RUNNING,
         description="Deletes documents, uploads, staging tables, rows and Dagster's records that have had their time.",
+    )
+
+
+def daily_on_time(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """Whether what the clock starts has been done, in the morning, when the night's runs are over."""
+    return ScheduleDefinition(
+        name="daily_on_time",
+        job=job,
+        cron_schedule="3 7 * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Looks for backups, drills and sweeps that are overdue.",
+    )
+
+
+def frequent_health(job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """`platform_health` every `DASH_HEALTH_MINUTES`."""
+    return ScheduleDefinition(
+        name="frequent_health",
+        job=job,
+        cron_schedule=f"*/{settings().health_minutes} * * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Shows how each chain does: latency by stage, events/s, lag.",
     )

@@ -20,10 +20,11 @@ from dagster import (
 )
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-from assets.marts.views import BUILD_VIEWS
+from assets.marts.views import BUILD_VIEWS, UPDATE_MARTS
 from dash_pipeline.errors import DashError
 from resources.dbt import project_version
 from resources.timescale import TimescaleResource
+from sensors.runs import live
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -51,7 +52,10 @@ def views_sensor(job: "UnresolvedAssetJobDefinition", relations: Sequence[str]) 
         records = context.instance.get_run_records(
             RunsFilter(job_name=BUILD_VIEWS, tags={PROJECT_TAG: version}), limit=1
         )
-        reason = why_not(absent, records[0] if records else None, time.time())
+        busy = live(context.instance, UPDATE_MARTS) > 0
+        reason = (
+            "the marts are being updated" if busy else why_not(absent, records[0] if records else None, time.time())
+        )
         if reason:
             return SkipReason(reason)
         return RunRequest(tags={PROJECT_TAG: version})

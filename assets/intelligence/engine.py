@@ -82,7 +82,7 @@ def engine_job() -> "UnresolvedAssetJobDefinition":
     """The prediction engine."""
     return define_asset_job(
         PREDICT,
-        AssetSelection.assets(intel_key("predictions"), intel_key("alerts"), index_key("alerts")),
+        AssetSelection.assets(intel_key("predictions"), intel_key("alerts"), index_key("alerts")).without_checks(),
         description="Predicts for new anomalies, raises alerts and delivers them. Started by the anomaly sensor.",
         tags={owners.OWNER_TAG: owners.INTELLIGENCE},
         executor_def=in_process_executor,

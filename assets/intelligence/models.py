@@ -4,7 +4,7 @@ Belongs here: names, lineage, what is shown of a training. Does not belong here:
 starts it (`sensors/training.py`, `sensors/schedules.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
@@ -33,7 +33,8 @@ from dagster import (
 from pydantic import Field
 
 from assets import owners
-from assets.keys import MODELS, labels_key, model_key
+from assets.keys import MODELS, labels_key, model_key, table_key
+from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
 from resources.models import ModelsResource
 
@@ -50,6 +51,10 @@ ABOUT: Mapping[str, str] = {
     "wallet_risk": "is this account illicit, judged by its transactions",
     "liquidity_outlook": "will this pool lose at least half its liquidity within the next hour",
 }
+
+
+# Models whose labels are made by looking forward in the platform's own history.
+_OF_HISTORY = {"liquidity_outlook"}
 
 
 class TrainConfig(Config):
@@ -76,14 +81,15 @@ def train_name(model: str) -> str:
     return f"train_{model}"
 
 
-def model_assets(model: str) -> list[AssetsDefinition]:
+def model_assets(model: str, chains: Iterable[Chain]) -> list[AssetsDefinition]:
     """A model's labels, and its training."""
-    return [_labels(model), _training(model)]
+    return [_labels(model, chains), _training(model)]
 
 
-def _labels(model: str) -> AssetsDefinition:
+def _labels(model: str, chains: Iterable[Chain]) -> AssetsDefinition:
     @asset(
         key=labels_key(model),
+        deps=[table_key(chain.name, "pool_events") for chain in chains] if model in _OF_HISTORY else [],
         description=f"Labelled data of `{model}` ({ABOUT[model]}), checked against its schema and kept under its hash"
         " in the bucket. From `DASH_LABELS`, else the sample that comes with the project; liquidity_outlook: made from"
         " the platform's own history.",
@@ -214,11 +220,13 @@ def train_job(model: str) -> "UnresolvedAssetJobDefinition":
 
 
 def drift_job(models: Mapping[str, str]) -> "UnresolvedAssetJobDefinition":
-    """The drift checks of every model."""
+    """The checks of every model, drift among them."""
+    stages = [model_key(model, stage) for model in models for stage in ("version", "evaluation", "champion")]
     return define_asset_job(
         CHECK_DRIFT,
-        AssetSelection.checks_for_assets(*(model_key(model, "champion") for model in models)),
-        description="Compares what the champions scored lately with what they were trained on.",
+        AssetSelection.checks_for_assets(*map(labels_key, models), *stages),
+        description="Compares what the champions scored lately with what they were trained on; reads labels and the"
+        " newest versions again.",
         tags={owners.OWNER_TAG: owners.INTELLIGENCE},
         executor_def=in_process_executor,
     )

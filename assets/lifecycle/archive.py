@@ -9,9 +9,11 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
+    AssetCheckExecutionContext,
     AssetCheckResult,
     AssetChecksDefinition,
     AssetCheckSeverity,
+    AssetCheckSpec,
     AssetExecutionContext,
     AssetsDefinition,
     AssetSelection,
@@ -25,6 +27,7 @@ from dagster import (
     define_asset_job,
     in_process_executor,
     multi_asset,
+    multi_asset_check,
 )
 
 from assets import owners
@@ -38,6 +41,7 @@ from assets.keys import (
     sizes_key,
     table_key,
 )
+from assets.lifecycle.on_time import DAILY
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
@@ -146,7 +150,7 @@ def derive_jobs(chains: Iterable[Chain]) -> "list[UnresolvedAssetJobDefinition]"
     return [
         define_asset_job(
             derive_name(chain.name),
-            AssetSelection.assets(derived_key(chain.name)),
+            AssetSelection.assets(derived_key(chain.name)).without_checks(),
             description=f"Derives archived days of {chain.title} anew. Started by a person, for a range of days.",
             tags={owners.OWNER_TAG: owners.OPERATIONS},
             executor_def=in_process_executor,
@@ -155,15 +159,17 @@ def derive_jobs(chains: Iterable[Chain]) -> "list[UnresolvedAssetJobDefinition]"
     ]
 
 
-def compaction_asset() -> AssetsDefinition:
+def compaction_asset(chains: Iterable[Chain]) -> AssetsDefinition:
     """Few objects where there were many, all chains."""
 
     @asset(
         key=compaction_key(),
         description="Days with late rows have several objects; the small ones are merged into one, which is compared"
         " with them before it takes their place.",
+        deps=[archive_key(chain.name, table) for chain in chains for table in ARCHIVED],
         group_name=LIFECYCLE,
         owners=[owners.OPERATIONS],
+        freshness_policy=DAILY,
         kinds={"s3", "parquet"},
     )
     def compaction(context: AssetExecutionContext, archive: ArchiveResource) -> MaterializeResult[Any]:
@@ -180,10 +186,12 @@ def sizes_asset() -> AssetsDefinition:
 
     @asset(
         key=sizes_key(),
+        deps=[compaction_key()],  # measured when that is done
         description="Bytes of each hot table with its indexes, and of what else grows in the database; bytes and rows"
         " that are archived. All chains, once a day.",
         group_name=LIFECYCLE,
         owners=[owners.OPERATIONS],
+        freshness_policy=DAILY,
         kinds={"postgres", "s3"},
     )
     def sizes(archive: ArchiveResource) -> MaterializeResult[Any]:
@@ -199,7 +207,7 @@ def compaction_job() -> "UnresolvedAssetJobDefinition":
     """The archive's small objects, merged, and its size."""
     return define_asset_job(
         COMPACT_ARCHIVE,
-        AssetSelection.assets(compaction_key(), sizes_key()),
+        AssetSelection.assets(compaction_key(), sizes_key()).without_checks(),
         description="Merges the small objects of each archived day, and measures what is hot and archived.",
         tags={owners.OWNER_TAG: owners.OPERATIONS},
         executor_def=in_process_executor,
@@ -277,7 +285,47 @@ def archive_checks(chain: Chain) -> list[AssetChecksDefinition]:
             },
         )
 
-    return [no_day_missing, no_row_in_both_places, no_row_in_neither_place, objects_as_written]
+    return [no_day_missing, no_row_in_both_places, no_row_in_neither_place, objects_as_written, _listed(chain)]
+
+
+def _listed(chain: Chain) -> AssetChecksDefinition:
+    """What the manifest alone can say of each table; `no_row_in_neither_place` is the same for blocks, and more."""
+    tables = {archive_key(chain.name, table): table for table in ARCHIVED if table != "blocks"}
+    specs = [
+        AssetCheckSpec(
+            "every_row_listed",
+            asset=key,
+            description="The listed objects hold as many rows of each day as have left the hot table.",
+        )
+        for key in tables
+    ]
+    derivable = AssetCheckSpec(
+        "can_be_derived",
+        asset=derived_key(chain.name),
+        description="Each day of archived pool_events has at least as many archived logs to derive them from.",
+    )
+
+    @multi_asset_check(name=f"check_manifest_{chain.name}", specs=[*specs, derivable], can_subset=True)
+    def check(context: AssetCheckExecutionContext, archive: ArchiveResource) -> Iterator[AssetCheckResult]:
+        unlisted, underivable = archive.unlisted(chain.name)
+        for key in sorted(context.selected_asset_check_keys):
+            if key.name == derivable.name:
+                days = [f"{day}: {events:,} pool_events, {logs:,} logs" for day, events, logs in underivable]
+            else:
+                days = [
+                    f"{day}: {taken - listed:,} of {taken:,} rows are in no listed object"
+                    for table, day, taken, listed in unlisted
+                    if table == tables[key.asset_key]
+                ]
+            yield AssetCheckResult(
+                asset_key=key.asset_key,
+                check_name=key.name,
+                passed=not days,
+                description="\n".join(days[:_NAMED]) or None,
+                metadata={"days": len(days)},
+            )
+
+    return check
 
 
 def archive_jobs(chains: Iterable[Chain]) -> "list[UnresolvedAssetJobDefinition]":
@@ -297,9 +345,10 @@ def archive_jobs(chains: Iterable[Chain]) -> "list[UnresolvedAssetJobDefinition]
 
 def archive_check_job(chains: Iterable[Chain]) -> "UnresolvedAssetJobDefinition":
     """The archive's checks, all chains."""
+    archived = [archive_key(chain.name, table) for chain in chains for table in ARCHIVED]
     return define_asset_job(
         CHECK_ARCHIVE,
-        AssetSelection.checks_for_assets(*(archive_key(chain.name, "blocks") for chain in chains)),
+        AssetSelection.checks_for_assets(*archived, *(derived_key(chain.name) for chain in chains)),
         description="Reads every archived object again, and looks for days that are missing or in two places.",
         tags={owners.OWNER_TAG: owners.OPERATIONS},
         executor_def=in_process_executor,

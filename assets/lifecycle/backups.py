@@ -4,9 +4,11 @@ Belongs here: names, what is shown of them. Does not belong here: the work (`das
 (`sensors/schedules.py`).
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
+    AssetCheckKey,
     AssetCheckResult,
     AssetChecksDefinition,
     AssetExecutionContext,
@@ -24,14 +26,20 @@ from dagster import (
 from pydantic import Field
 
 from assets import owners
-from assets.keys import LIFECYCLE, backup_key
+from assets.keys import LIFECYCLE, backup_key, intel_key, table_key
+from assets.lifecycle.on_time import DAILY, WEEKLY
+from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
+from dash_pipeline.storage.tables import TABLES
 from resources.backups import BackupsResource
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 DATABASE, DRILL = "database", "drill"
+_ARCHIVED = "log_archived"
+# Tables of schema intel that are assets.
+_INTEL = ("predictions", "alerts")
 
 
 class BackupConfig(Config):
@@ -40,19 +48,21 @@ class BackupConfig(Config):
     full: bool = Field(False, description="a full one, whatever there is")
 
 
-def backup_assets() -> list[AssetsDefinition]:
+def backup_assets(chains: Iterable[Chain]) -> list[AssetsDefinition]:
     """The newest backup of the database, and the last drill."""
-    return [_database(), _drill()]
+    return [_database(chains), _drill()]
 
 
-def _database() -> AssetsDefinition:
+def _database(chains: Iterable[Chain]) -> AssetsDefinition:
     @asset(
         key=backup_key(DATABASE),
         description="The newest base backup of the database cluster (the platform's and Dagster's) on S3: what changed"
         " since the one before, once a week all of it. With the log that is archived beside it, it can be restored to"
         " any moment since.",
+        deps=[*(table_key(chain.name, table) for chain in chains for table in TABLES), *map(intel_key, _INTEL)],
         group_name=LIFECYCLE,
         owners=[owners.OPERATIONS],
+        freshness_policy=DAILY,
         kinds={"postgres", "s3"},
     )
     def database(
@@ -91,6 +101,7 @@ def _drill() -> AssetsDefinition:
         " compared by rows and hash with what the source held at the same position of its log. A difference fails it.",
         group_name=LIFECYCLE,
         owners=[owners.OPERATIONS],
+        freshness_policy=WEEKLY,
         kinds={"postgres", "s3"},
     )
     def drill(context: AssetExecutionContext, backups: BackupsResource) -> MaterializeResult[Any]:
@@ -122,7 +133,7 @@ def waiting_check() -> AssetChecksDefinition:
     """Whether the log reaches the bucket."""
 
     @asset_check(
-        name="log_archived",
+        name=_ARCHIVED,
         asset=backup_key(DATABASE),
         description="No segment of the database's log has waited for S3 longer than DASH_ARCHIVE_WAITING_S.",
     )
@@ -144,7 +155,9 @@ def waiting_check() -> AssetChecksDefinition:
 
 def backup_job() -> "UnresolvedAssetJobDefinition":
     """A backup of the database."""
-    return _job("backup_database", AssetSelection.assets(backup_key(DATABASE)), "Backs up the database to S3.")
+    return _job(
+        "backup_database", AssetSelection.assets(backup_key(DATABASE)).without_checks(), "Backs up the database to S3."
+    )
 
 
 def drill_job() -> "UnresolvedAssetJobDefinition":
@@ -160,7 +173,7 @@ def waiting_job() -> "UnresolvedAssetJobDefinition":
     """The check of the log alone."""
     return _job(
         "check_backups",
-        AssetSelection.checks_for_assets(backup_key(DATABASE)),
+        AssetSelection.checks(AssetCheckKey(backup_key(DATABASE), _ARCHIVED)),
         "Looks at how much of the database's log waits to be archived.",
     )
 

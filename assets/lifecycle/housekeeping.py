@@ -4,11 +4,12 @@ Belongs here: names, what is shown. Does not belong here: the sweeps (`dash_pipe
 `resources/instance.py`), when they are done (`sensors/schedules.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
     AssetExecutionContext,
+    AssetKey,
     AssetsDefinition,
     AssetSelection,
     Failure,
@@ -20,8 +21,12 @@ from dagster import (
 )
 
 from assets import owners
-from assets.keys import LIFECYCLE, housekeeping_key
+from assets.keys import LIFECYCLE, backup_key, compaction_key, health_key, housekeeping_key, index_key, table_key
+from assets.lifecycle.on_time import DAILY
+from assets.search import INDEXES
+from dash_pipeline.chains import Chain
 from dash_pipeline.errors import DashError
+from dash_pipeline.storage.tables import TABLES
 from resources.housekeeping import HousekeepingResource
 
 if TYPE_CHECKING:
@@ -31,16 +36,31 @@ _Sweep = Callable[[AssetExecutionContext, HousekeepingResource], dict[str, Any]]
 _NAMED = 50
 
 
-def housekeeping_assets() -> list[AssetsDefinition]:
-    """An asset for each thing that is swept."""
-    return [_asset(name, kind, about, sweep) for name, (kind, about, sweep) in _SWEEPS.items()]
+def housekeeping_assets(chains: Iterable[Chain]) -> list[AssetsDefinition]:
+    """An asset for each thing that is swept, downstream of what makes it."""
+    swept = _swept([chain.name for chain in chains])
+    return [_asset(name, kind, about, sweep, swept[name]) for name, (kind, about, sweep) in _SWEEPS.items()]
+
+
+def _swept(chains: list[str]) -> dict[str, list[AssetKey]]:
+    """Sweep -> the assets whose leftovers it sweeps. Dagster's own records are none's."""
+    return {
+        "search_documents": [*map(index_key, INDEXES), index_key("alerts")],
+        "uploads": [compaction_key(), backup_key("database")],
+        "staging_tables": [table_key(chain, "transactions") for chain in chains],
+        "orphaned_rows": [table_key(chain, "blocks") for chain in chains],
+        "rollups": [index_key("token-performance"), index_key("wallet-activity")],
+        "operations": [health_key(chain) for chain in chains],
+        "compression": [table_key(chain, table) for chain in chains for table in TABLES if TABLES[table].hyper],
+        "dagster_records": [],
+    }
 
 
 def housekeeping_job() -> "UnresolvedAssetJobDefinition":
     """Everything swept once."""
     return define_asset_job(
         "housekeeping",
-        AssetSelection.assets(*map(housekeeping_key, _SWEEPS)),
+        AssetSelection.assets(*map(housekeeping_key, _SWEEPS)).without_checks(),
         description="Deletes documents, uploads, staging tables, rows and Dagster's records that have had their time.",
         tags={owners.OWNER_TAG: owners.OPERATIONS},
         executor_def=in_process_executor,
@@ -69,6 +89,10 @@ def _branches(context: AssetExecutionContext, housekeeping: HousekeepingResource
 
 def _rollups(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
     return {f"{table} deleted": rows for table, rows in housekeeping.rollups().items()}
+
+
+def _operations(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
+    return {f"{table} deleted": rows for table, rows in housekeeping.operations().items()}
 
 
 def _compression(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> dict[str, Any]:
@@ -114,6 +138,11 @@ _SWEEPS: dict[str, tuple[str, str, _Sweep]] = {
         " deleted.",
         _rollups,
     ),
+    "operations": (
+        "postgres",
+        "Checkpoints, notices that are over and their deliveries, older than `DASH_DAGSTER_DAYS`, are deleted.",
+        _operations,
+    ),
     "compression": (
         "postgres",
         "Hot days older than `DASH_COMPRESS_AFTER_DAYS` are compressed, where the licence of TimescaleDB has it.",
@@ -128,12 +157,14 @@ _SWEEPS: dict[str, tuple[str, str, _Sweep]] = {
 }
 
 
-def _asset(name: str, kind: str, about: str, sweep: _Sweep) -> AssetsDefinition:
+def _asset(name: str, kind: str, about: str, sweep: _Sweep, deps: list[AssetKey]) -> AssetsDefinition:
     @asset(
         key=housekeeping_key(name),
+        deps=deps,
         description=about,
         group_name=LIFECYCLE,
         owners=[owners.OPERATIONS],
+        freshness_policy=DAILY,
         kinds={kind},
     )
     def sweeping(context: AssetExecutionContext, housekeeping: HousekeepingResource) -> MaterializeResult[Any]:

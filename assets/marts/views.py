@@ -1,6 +1,6 @@
 """The dbt models as assets.
 
-Belongs here: keys, lineage and owners of models. Does not belong here: SQL (`dbt/models/`).
+Belongs here: keys, lineage and owners of models, and their tests as checks. Does not belong here: SQL (`dbt/models/`).
 
 The specs are read from dbt's manifest here instead of by `@dbt_assets`: importing dagster-dbt brings all of dbt, two
 seconds of CPU, and a code location must load in less. dagster-dbt runs the models (`resources/dbt.py`).
@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
@@ -18,47 +21,68 @@ from dagster import (
     Failure,
     MaterializeResult,
     TableColumn,
+    TableColumnDep,
+    TableColumnLineage,
     TableSchema,
     define_asset_job,
     in_process_executor,
     multi_asset,
 )
 
-from assets.keys import ANALYTICS, dead_letters_key, table_key, view_key
+from assets.keys import MARTS, STAGING, dead_letters_key, table_key, view_key
 from assets.owners import ANALYTICS as OWNER
 from assets.owners import OWNER_TAG
 from dash_pipeline.errors import DashError
-from resources.dbt import DbtResource
+from resources.dbt import DbtResource, load_lineage
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 BUILD_VIEWS = "build_views"
+UPDATE_MARTS = "update_marts"
 
-#: Tables of schema `ops` that are not assets: what they are made from instead.
-_OPS: Mapping[str, Callable[[str], AssetKey | None]] = {
+#: Tables of schema `ops` that are not assets: what they are made from instead. Others are made from none.
+_OPS: Mapping[str, Callable[[str], AssetKey]] = {
     "reorgs": lambda chain: table_key(chain, "blocks"),
+    "chains": lambda chain: table_key(chain, "blocks"),
+    "block_tree": lambda chain: table_key(chain, "blocks"),
+    "pool_quotes": lambda chain: table_key(chain, "pools"),
     "dead_letters": lambda chain: dead_letters_key(),
-    "stream_offsets": lambda chain: None,
 }
 
 
 def view_assets(manifest: Mapping[str, Any], chains: Iterable[str]) -> AssetsDefinition:
-    """Every model of the project."""
-    specs = model_specs(manifest, list(chains))
+    """Every model of the project, and its tests as checks."""
+    names = list(chains)
+    specs, checks = model_specs(manifest, names), check_specs(manifest)
     models = {spec.key: unique_id for unique_id, spec in specs.items()}
 
     @multi_asset(
-        name="dbt_run",
+        name="dbt_build",
         specs=list(specs.values()),
+        check_specs=list(checks.values()),
         can_subset=True,
-        description="Runs dbt for the selected models.",
+        description="Builds the selected models, and runs the tests that are about them.",
     )
-    def build(context: AssetExecutionContext, dbt: DbtResource) -> Iterator[MaterializeResult[Any]]:
-        wanted = [manifest["nodes"][models[key]]["name"] for key in sorted(context.selected_asset_keys)]
+    def build(context: AssetExecutionContext, dbt: DbtResource) -> Iterator[MaterializeResult[Any] | AssetCheckResult]:
+        wanted = {manifest["nodes"][models[key]]["name"] for key in context.selected_asset_keys}
         try:
-            for unique_id, metadata in dbt.run(wanted):
-                yield MaterializeResult(asset_key=specs[unique_id].key, metadata=metadata)
+            for result in dbt.build(wanted):
+                metadata = {"seconds": result.seconds}
+                if result.unique_id in specs and result.passed:
+                    lineage = column_lineage(manifest, result.unique_id, names)
+                    yield MaterializeResult(
+                        asset_key=specs[result.unique_id].key, metadata=metadata | {"dagster/column_lineage": lineage}
+                    )
+                elif (check := checks.get(result.unique_id)) and check.key in context.selected_asset_check_keys:
+                    yield AssetCheckResult(
+                        asset_key=check.asset_key,
+                        check_name=check.name,
+                        passed=result.passed,
+                        severity=AssetCheckSeverity.WARN if result.warns else AssetCheckSeverity.ERROR,
+                        description=result.message,
+                        metadata=metadata,
+                    )
         except DashError as error:
             raise Failure(str(error), allow_retries=False) from None
 
@@ -69,8 +93,19 @@ def view_job() -> "UnresolvedAssetJobDefinition":
     """All models."""
     return define_asset_job(
         BUILD_VIEWS,
-        AssetSelection.groups(ANALYTICS),
+        AssetSelection.groups(STAGING, MARTS),
         description="Builds the views and marts of schema `analytics`.",
+        tags={OWNER_TAG: OWNER},
+        executor_def=in_process_executor,
+    )
+
+
+def marts_job() -> "UnresolvedAssetJobDefinition":
+    """The marts, for what has changed."""
+    return define_asset_job(
+        UPDATE_MARTS,
+        AssetSelection.groups(MARTS),
+        description="Brings the marts up to date with the hours that have changed, and tests what it wrote.",
         tags={OWNER_TAG: OWNER},
         executor_def=in_process_executor,
     )
@@ -85,6 +120,41 @@ def model_specs(manifest: Mapping[str, Any], chains: list[str]) -> dict[str, Ass
     }
 
 
+def check_specs(manifest: Mapping[str, Any]) -> dict[str, AssetCheckSpec]:
+    """dbt's unique id -> the test's spec."""
+    return {
+        unique_id: AssetCheckSpec(
+            node["name"],
+            asset=view_key(manifest["nodes"][node["attached_node"]]["name"]),
+            description=f"dbt test {node['test_metadata']['name']}"
+            f" {', '.join(_arguments(node['test_metadata']['kwargs']))}",
+        )
+        for unique_id, node in manifest["nodes"].items()
+        if node["resource_type"] == "test"
+    }
+
+
+def _arguments(arguments: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in arguments.items():
+        if name != "model":
+            yield f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def column_lineage(manifest: Mapping[str, Any], unique_id: str, chains: list[str]) -> TableColumnLineage:
+    """Where a model's columns come from: a table is one asset for each chain."""
+    return TableColumnLineage(
+        {
+            column: [
+                TableColumnDep(key, origin)
+                for key, origin in sorted(
+                    {(key, name) for parent, name in origins for key in _parents(parent, chains, manifest)}
+                )
+            ]
+            for column, origins in load_lineage()[unique_id].items()
+        }
+    )
+
+
 def _spec(node: Mapping[str, Any], chains: list[str], manifest: Mapping[str, Any]) -> AssetSpec:
     materialized = node["config"]["materialized"]
     columns = [
@@ -96,7 +166,7 @@ def _spec(node: Mapping[str, Any], chains: list[str], manifest: Mapping[str, Any
         deps={key for parent in node["depends_on"]["nodes"] for key in _parents(parent, chains, manifest)},
         description=f"{node['description']}\n\n{materialized.capitalize()} `{node['schema']}.{node['name']}`, all"
         " chains; hashes and addresses as `0x...` text.",
-        group_name=ANALYTICS,
+        group_name=STAGING if node["fqn"][1] == "staging" else MARTS,
         owners=[OWNER],
         kinds={"dbt", "postgres", materialized},
         code_version=node["checksum"]["checksum"],
@@ -114,6 +184,8 @@ def _parents(unique_id: str, chains: list[str], manifest: Mapping[str, Any]) -> 
         return
     source = manifest["sources"][unique_id]
     for chain in chains:
-        key = table_key(chain, source["name"]) if source["schema"] == "chain" else _OPS[source["name"]](chain)
-        if key is not None:
-            yield key
+        # Rows of schemas `side` and `recalled` are those of `chain`, elsewhere.
+        if source["schema"] != "ops":
+            yield table_key(chain, source["name"])
+        elif made_from := _OPS.get(source["name"]):
+            yield made_from(chain)

@@ -18,8 +18,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -40,9 +40,9 @@ Document = dict[str, Any]
 TIMESTAMP, SIGNATURE, KEY = "X-Dash-Timestamp", "X-Dash-Signature", "Idempotency-Key"
 
 # Between two bytes, and altogether: a receiver that sends a byte now and then must not hold up the others.
-_TIMEOUT_S, _ALTOGETHER_S = 5.0, 10.0
+TIMEOUT_S, _ALTOGETHER_S = 5.0, 10.0
 # Longer than a request takes, so that nobody else makes it meanwhile; how long a killed process holds it up.
-_LEASE_S = 60.0
+LEASE_S = 60.0
 _PAUSE_S, _LONGEST_PAUSE_S, _LONGEST_RETRY_AFTER_S = 1.0, 300.0, 3600.0
 # What says nothing about the alerts: the receiver is busy, or is not (or not for us) where the route says.
 _NOT_NOW = frozenset({401, 403, 404, 408, 410, 429})
@@ -145,35 +145,60 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     kind = HTTPSConnection if secure else HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
     try:
         connection.connect()
     except (OSError, HTTPException, UnicodeError) as error:
-        return Answer(error=f"no connection: {_reason(error)}")
-    watchdog = threading.Timer(_ALTOGETHER_S, _cut, [connection.sock])
-    watchdog.start()
+        return Answer(error=f"no connection: {reason(error)}")
     try:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("POST", target, body, {"Content-Type": "application/json", **_login(url), **headers})
-        response = connection.getresponse()
-        if 200 <= response.status < 300:
-            return Answer(response.status)
-        said = "" if response.status in _NOT_NOW else _line(response.read(500))
+        sock = connection.sock  # the connection lets go of it while the answer is still to be read
+        with cut_off(lambda: sock):
+            connection.request("POST", target, body, {"Content-Type": "application/json", **_login(url), **headers})
+            response = connection.getresponse()
+            if 200 <= response.status < 300:
+                return Answer(response.status)
+            said = "" if response.status in _NOT_NOW else _line(response.read(500))
         return Answer(
             response.status,
             f"HTTP {response.status}{f': {said}' if said else ''}",
             retry_after_s=_retry_after(response.getheader("Retry-After"), datetime.now(UTC)),
         )
     except (OSError, HTTPException, ValueError) as error:
-        return Answer(error=f"{UNANSWERED}: {_reason(error)}", arrived=True)
+        return Answer(error=f"{UNANSWERED}: {reason(error)}", arrived=True)
     finally:
-        watchdog.cancel()
         connection.close()
 
 
-def _cut(sock: socket.socket) -> None:
+@contextmanager
+def cut_off(sock: Callable[[], socket.socket | None]) -> Iterator[None]:
+    """A block in which the connection ends after some seconds, however alive it looks."""
+    watchdog = threading.Timer(_ALTOGETHER_S, _cut, [sock])
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def post_signed(url: str, body: bytes, key: str, secret: SecretStr | None) -> Answer:
+    """Make one request as receivers expect it: with time and `Idempotency-Key`, and signed if there is a secret."""
+    timestamp = str(int(time.time()))
+    headers = {TIMESTAMP: timestamp, KEY: key}
+    if secret:
+        headers[SIGNATURE] = sign(secret, timestamp, body)
+    return post(url, body, headers)
+
+
+def pause_after(attempts: int, answer: Answer) -> float:
+    """Seconds until what has failed so often is tried again."""
+    return max(min(_PAUSE_S * 2.0 ** min(attempts - 1, 30), _LONGEST_PAUSE_S), answer.retry_after_s)
+
+
+def _cut(sock: Callable[[], socket.socket | None]) -> None:
     with suppress(OSError):  # it may have ended by itself just now
-        sock.shutdown(socket.SHUT_RDWR)
+        if found := sock():
+            found.shutdown(socket.SHUT_RDWR)
 
 
 def _login(url: str) -> dict[str, str]:
@@ -184,7 +209,8 @@ def _login(url: str) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What a network's error says, in one line."""
     if isinstance(error, TimeoutError):
         return "timed out"
     return _line(str(error).encode()) or type(error).__name__
@@ -225,6 +251,7 @@ def deliver(conn: Connection, policy: Policy, wait_s: float = 0.0) -> Delivered:
 
     `conn` must be outside of a transaction: nothing is locked while a receiver thinks. Any number of processes may do
     this at the same time. Routes take turns; who wants one not to wait for another calls with a policy for each.
+    Raises ValueError within a transaction.
     """
     if conn.info.transaction_status != TransactionStatus.IDLE or not conn.autocommit:
         raise ValueError("deliver() needs an autocommit connection outside of a transaction")
@@ -243,7 +270,7 @@ def deliver(conn: Connection, policy: Policy, wait_s: float = 0.0) -> Delivered:
 def _deliver_due(conn: Connection, policy: Policy, done: Delivered) -> None:
     """Make requests until nothing is due; a route that fails is not asked a second time."""
     routes = set(policy.routes)
-    while routes and (batch := store.due(conn, policy.batch, routes, _LEASE_S)):
+    while routes and (batch := store.due(conn, policy.batch, routes, LEASE_S)):
         if not _Request(conn, policy, done).make(batch):
             routes.discard(batch[0].route)
 
@@ -271,7 +298,7 @@ class _Request:
             elif answer.refused and len(part) > 1:
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
-                store.renew(self.conn, [one for half in parts for one in half] + [one for one, _ in refused], _LEASE_S)
+                store.renew(self.conn, [one for half in parts for one in half] + [one for one, _ in refused], LEASE_S)
             elif answer.refused and (taken or len(refused) + 1 < _REFUSES_ALL):
                 refused.append((part[0], answer.error))
             else:
@@ -293,16 +320,12 @@ class _Request:
             self.policy.url,
             datetime.now(UTC),
         )
-        timestamp = str(int(time.time()))
-        headers = {TIMESTAMP: timestamp, KEY: idempotency_key(batch)}
-        if self.policy.secret:
-            headers[SIGNATURE] = sign(self.policy.secret, timestamp, body)
         self.done.requests += 1
-        return post(self.policy.routes[batch[0].route], body, headers)
+        return post_signed(self.policy.routes[batch[0].route], body, idempotency_key(batch), self.policy.secret)
 
     def _put_off(self, batch: Sequence[Due], answer: Answer) -> None:
         attempts = store.tries_on(self.conn, batch)
-        pause = max(min(_PAUSE_S * 2.0 ** min(attempts - 1, 30), _LONGEST_PAUSE_S), answer.retry_after_s)
+        pause = pause_after(attempts, answer)
         # Once a request has had no answer, what it held may have arrived, whatever later ones are answered.
         keep = [one for one in batch if one.unanswered and not answer.arrived]
         for group, error in (

@@ -32,7 +32,7 @@ class Pairs:
         return Pairs(owner, np.arange(len(owner)) - starts[owner] + start[owner], starts)
 
     def sum(self, values: npt.NDArray[np.generic]) -> Floats:
-        """The sum of each point's values."""
+        """The sum of each point's values: `values` by pair, the result float64 by point."""
         return np.add.reduceat(values.astype(np.float64), self.starts)
 
     def held(self, levels: Floats, seconds: Floats, need: Floats) -> Floats:

@@ -103,6 +103,17 @@ def unlisted(
     ).fetchall()
 
 
+def underivable(conn: Connection, chain: str) -> list[tuple[date, int, int]]:
+    """Day, pool_events and logs that listed objects hold: where these are fewer, of the chain's days."""
+    return conn.execute(
+        "SELECT date, events, logs FROM (SELECT date,"
+        " coalesce(sum(rows) FILTER (WHERE table_name = 'pool_events'), 0)::int8 AS events,"
+        " coalesce(sum(rows) FILTER (WHERE table_name = 'logs'), 0)::int8 AS logs FROM ops.archive_manifest"
+        " WHERE chain = %s AND replaced_at IS NULL GROUP BY 1) day WHERE logs < events ORDER BY 1",
+        (chain,),
+    ).fetchall()
+
+
 def replace(conn: Connection, old: Iterable[Entry]) -> None:
     """These objects hold no rows any more; others do."""
     conn.execute(

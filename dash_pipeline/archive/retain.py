@@ -14,6 +14,7 @@ from dash_pipeline.archive.manifest import Entry, midnight
 from dash_pipeline.archive.needed import NEEDED
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.settings import Settings
+from dash_pipeline.storage.changes import waiting_days
 from dash_pipeline.storage.tables import Table
 from dash_pipeline.storage.timescale import Connection, chunks, newest_times, session
 
@@ -76,7 +77,8 @@ def edges(settings: Settings, conn: Connection) -> dict[str, datetime]:
 
 
 def due(conn: Connection, table: Table, edges: dict[str, datetime]) -> Iterator[Day]:
-    """The days that have hot rows, end before their chain's edge, and hold no row that is needed; the oldest first."""
+    """The days that have hot rows, end before their chain's edge, and hold no row that is needed nor an hour that the
+    marts do not show yet; the oldest first."""
     until = max(edges.values(), default=datetime.min)
     if not table.hyper:
         # Days of plain tables, each with the rows of its chain: an index on the time finds the few that are old.
@@ -89,10 +91,11 @@ def due(conn: Connection, table: Table, edges: dict[str, datetime]) -> Iterator[
         ).fetchall()
         yield from (Day(table, chain, day) for day, chain in found)
         return
+    waiting = waiting_days(conn, table.name)
     for chunk in chunks(conn, table.relation, until):
         days = conn.execute(
             f"SELECT DISTINCT (ts AT TIME ZONE 'UTC')::date, chain FROM {chunk} ORDER BY 1, 2"
         ).fetchall()
         for day, chain in days:
-            if chain in edges and midnight(day) + DAY <= edges[chain]:
+            if chain in edges and midnight(day) + DAY <= edges[chain] and (chain, day) not in waiting:
                 yield Day(table, chain, day, chunk)

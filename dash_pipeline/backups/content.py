@@ -97,7 +97,8 @@ def connect(dsn: str, database: str = "", **options: Any) -> Connection:
 
 @contextmanager
 def session(dsn: str, database: str = "", **options: Any) -> Iterator[Connection]:
-    """`connect` for as long as the block lasts; what the role may not do, and a server that goes away, are one line."""
+    """`connect` for as long as the block lasts. Raises DashError for what the role may not do, Unavailable when the
+    server goes away."""
     with connect(dsn, database, **options) as conn:
         try:
             yield conn

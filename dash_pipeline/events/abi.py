@@ -36,13 +36,16 @@ class Log:
         self._data = fixed_width(logs["data"], 32 * words) if words else None
 
     def topic(self, i: int) -> Words:
+        """Topic `i` of each log, 1 to 3: (logs, 32) bytes."""
         return fixed_width(self._logs[f"topic{i}"], 32)
 
     def data(self, i: int) -> Words:
+        """Word `i` of each log's data, from 0: (logs, 32) bytes."""
         assert self._data is not None
         return self._data[:, 32 * i : 32 * i + 32]
 
     def emitter(self) -> pl.Series:
+        """The contract that emitted each log: Binary, 20 bytes."""
         return self._logs["address"]
 
 

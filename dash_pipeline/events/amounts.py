@@ -38,7 +38,7 @@ def unsigned(words: npt.NDArray[np.uint8]) -> Limbs:
 
 
 def signed(words: npt.NDArray[np.uint8]) -> Limbs:
-    """Limbs of int256 words (two's complement)."""
+    """Limbs of int256 words (two's complement), a matrix (rows, 32) of big-endian bytes; limb 0 has the sign."""
     limbs = unsigned(words)
     limbs[:, 0] -= (limbs[:, 0] >= 0x8000) * 0x10000
     return limbs

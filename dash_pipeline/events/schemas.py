@@ -37,6 +37,8 @@ NOTHING = Raw(b"null")
 
 
 class Block(Struct, tag_field="type", tag="block", gc=False):
+    """A message of topic `<chain>.blocks`; times in seconds since 1970, gas and fees in units and wei."""
+
     number: Int8
     hash: Hash
     parent_hash: Hash
@@ -65,6 +67,8 @@ class Block(Struct, tag_field="type", tag="block", gc=False):
 
 
 class Transaction(Struct, tag_field="type", tag="transaction", gc=False):
+    """A message of topic `<chain>.transactions`, the fields of its receipt included; amounts in wei."""
+
     hash: Hash
     block_number: Int8
     block_hash: Hash
@@ -99,6 +103,8 @@ class Transaction(Struct, tag_field="type", tag="transaction", gc=False):
 
 
 class Log(Struct, tag_field="type", tag="log", gc=False):
+    """A message of topic `<chain>.logs`: topics and data as they are, undecoded."""
+
     log_index: Int4
     transaction_hash: Hash
     block_number: Int8
@@ -113,6 +119,8 @@ class Log(Struct, tag_field="type", tag="log", gc=False):
 
 
 class TokenTransfer(Struct, tag_field="type", tag="token_transfer", gc=False):
+    """A message of topic `<chain>.token_transfers`; `value` in the token's smallest unit, or an id."""
+
     token_address: Address
     from_address: Address
     to_address: Address
@@ -127,6 +135,8 @@ class TokenTransfer(Struct, tag_field="type", tag="token_transfer", gc=False):
 
 
 class Trace(Struct, tag_field="type", tag="trace", gc=False):
+    """A message of topic `<chain>.traces`: a call, creation, suicide or reward; `value` in wei."""
+
     trace_id: str
     block_number: Int8
     block_hash: Hash
@@ -153,6 +163,8 @@ class Trace(Struct, tag_field="type", tag="trace", gc=False):
 
 
 class Contract(Struct, tag_field="type", tag="contract", gc=False):
+    """A message of topic `<chain>.contracts`: code that was created."""
+
     address: Address
     block_number: Int8
     block_hash: Hash
@@ -166,6 +178,8 @@ class Contract(Struct, tag_field="type", tag="contract", gc=False):
 
 
 class Token(Struct, tag_field="type", tag="token", gc=False):
+    """A message of topic `<chain>.tokens`: what a contract says of its token."""
+
     address: Address
     block_number: Int8
     block_hash: Hash

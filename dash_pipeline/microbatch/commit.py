@@ -63,6 +63,7 @@ class Committed:
     moved: Times = field(default_factory=dict)
 
     def count(self, table: Table, rows: int) -> None:
+        """Rows that were written to a table."""
         self.rows[table.name] = self.rows.get(table.name, 0) + rows
 
     def see(self, numbers: pl.Series) -> None:
@@ -71,6 +72,7 @@ class Committed:
             self._span((int(numbers.min()), int(numbers.max())))  # type: ignore[arg-type]
 
     def add(self, other: Committed) -> None:
+        """What another batch committed, too."""
         for table, count in other.rows.items():
             self.rows[table] = self.rows.get(table, 0) + count
         self.letters += other.letters

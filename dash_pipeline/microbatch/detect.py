@@ -34,8 +34,8 @@ class Detector:
     rules: Rules = field(default_factory=Rules)
 
     def run(self, conn: Connection, touched: pl.DataFrame, run_id: str) -> int:
-        """Bring the anomalies of the touched pools (TOUCHED) up to date, in the transaction that touched them; how many
-        were found, changed or retracted."""
+        """Bring the anomalies of the pools in `touched` (columns: TOUCHED) up to date, in the transaction that touched
+        them; how many were found, changed or retracted."""
         if not touched.height:
             return 0
         store.lock_detection(conn, self.chain)

@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 from confluent_kafka import Consumer
 
 from dash_pipeline.chains import load_chains
 from dash_pipeline.errors import Unavailable, first_line
+from dash_pipeline.metrics import Histogram
 from dash_pipeline.microbatch import consume
 from dash_pipeline.microbatch.announce import Announcer
 from dash_pipeline.microbatch.commit import Committed, Part, Rules, commit, decode_batch
@@ -31,6 +33,7 @@ from dash_pipeline.microbatch.dead_letters import Publisher
 from dash_pipeline.microbatch.detect import Detector
 from dash_pipeline.microbatch.lanes import Lane
 from dash_pipeline.microbatch.latency import Latency
+from dash_pipeline.microbatch.record import Recorder
 from dash_pipeline.predictions.direct import DirectAlerts
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
@@ -73,7 +76,8 @@ class Limits:
 @dataclass(frozen=True)
 class Checkpoint:
     """What a run did since the last checkpoint, or altogether. `latency`: stage -> {p50, p95, p99} in ms;
-    `ended_early`: why the run ended before it was idle or its time was up."""
+    `ended_early`: why the run ended before it was idle or its time was up; `errors`: failures after which it tried
+    again; `histograms`: stage -> latencies, if metrics are shown to anybody."""
 
     seconds: float = 0
     messages: int = 0
@@ -90,6 +94,9 @@ class Checkpoint:
     index_behind_s: float = 0
     heights: tuple[int, int] | None = None
     ended_early: str = ""
+    batches: int = 0
+    errors: int = 0
+    histograms: dict[str, Histogram] = field(default_factory=dict)
 
 
 def drain(
@@ -139,7 +146,8 @@ class _Run:
         self.follower = Follower(settings, lane.chain)
         self.alerts = DirectAlerts(settings, run_id) if settings.direct_alerts else None
         self.announcer = Announcer(settings, lane.chain, self._tell)
-        self.reporter = _Reporter(report)
+        self.recorder = Recorder(settings, lane, run_id)
+        self.reporter = _Reporter([report, self.recorder.record])
         self.conn: db.Connection | None = None
         registered = load_chains(settings.chains_file).get(lane.chain)
         genesis = registered.genesis_hash if registered else None
@@ -162,6 +170,7 @@ class _Run:
         self.pause = _PAUSE_S
 
     def loop(self) -> Checkpoint:
+        self.reporter.run(self.recorder.begin)
         self.follower.start()
         self.announcer.start()
         if self.alerts:
@@ -181,6 +190,7 @@ class _Run:
                 break
             except (Unavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
                 line = first_line(error)
+                self.recent.errors += 1
                 self.failing_since = self.failing_since or time.monotonic()
                 if time.monotonic() - self.failing_since > self.settings.retry_for_s:
                     raise Unavailable(f"{line} (tried for {self.settings.retry_for_s:g} s; nothing is lost)") from error
@@ -339,10 +349,11 @@ class _Run:
 
     def _checkpoint(self, last: bool = False) -> None:
         if self.recent.messages:
+            histograms = self.latency.histograms() if self.recorder.shown else {}
             self.reporter.submit(
                 self.recent.checkpoint(
                     time.monotonic() - self.recent.since, self.next, self.lag_before, self._lag(), self.latency.take(),
-                    self.follower.behind_s,
+                    self.follower.behind_s, histograms=histograms,
                 )
             )  # fmt: skip
         self.recent = _Account()
@@ -358,6 +369,7 @@ class _Run:
         self._close_alerts(drain_timeout_s=0)
         self.follower.close(drain_timeout_s=0)
         self.reporter.close()
+        self.recorder.close()
         self.publisher.close()
         self._disconnect()
         consume.close(self.consumer)
@@ -368,12 +380,13 @@ class _Account:
 
     def __init__(self) -> None:
         self.since = time.monotonic()
-        self.messages = self.bytes = 0
+        self.messages = self.bytes = self.batches = self.errors = 0
         self.done = Committed()
 
     def add(self, batch: consume.Batch, done: Committed) -> None:
         self.messages += batch.messages
         self.bytes += batch.bytes
+        self.batches += 1
         self.done.add(done)
 
     def checkpoint(
@@ -385,6 +398,7 @@ class _Account:
         latency: dict[str, dict[str, float]],
         index_behind_s: float,
         ended_early: str = "",
+        histograms: dict[str, Histogram] | None = None,
     ) -> Checkpoint:
         return Checkpoint(
             seconds=seconds,
@@ -402,6 +416,9 @@ class _Account:
             index_behind_s=index_behind_s,
             heights=self.done.heights,
             ended_early=ended_early,
+            batches=self.batches,
+            errors=self.errors,
+            histograms=histograms or {},
         )
 
 
@@ -475,16 +492,20 @@ class _Reader:
 class _Reporter:
     """Calls back from a thread of its own: an event log that is slow to write must not stop the lane."""
 
-    def __init__(self, report: Callable[[Checkpoint], None]) -> None:
-        self._report = report
+    def __init__(self, reports: Sequence[Callable[[Checkpoint], None]]) -> None:
+        self._reports = reports
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reporter")
 
     def submit(self, checkpoint: Checkpoint) -> None:
-        self._pool.submit(self._call, checkpoint)
+        for report in self._reports:
+            self.run(partial(report, checkpoint))
 
-    def _call(self, checkpoint: Checkpoint) -> None:
+    def run(self, call: Callable[[], None]) -> None:
+        self._pool.submit(self._call, call)
+
+    def _call(self, call: Callable[[], None]) -> None:
         try:
-            self._report(checkpoint)
+            call()
         except Exception:
             log.exception("a checkpoint could not be reported; the run goes on")
 

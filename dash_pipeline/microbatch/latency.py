@@ -9,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dash_pipeline.metrics import BUCKETS_S, Histogram
+
 PERCENTILES = (50, 95, 99)
+_BUCKETS_MS = np.array(BUCKETS_S) * 1e3
 STAGES = ("ingestion", "processing", "output", "end_to_end")
 
 
@@ -20,8 +23,27 @@ class Latency:
         self._batches: list[tuple[npt.NDArray[np.int64], float, float, float]] = []
 
     def add(self, appended: npt.NDArray[np.int64], consumed: float, decoded: float, committed: float) -> None:
-        """A batch: append times of its messages and when it was read, decoded and committed, all epoch ms."""
+        """A batch: `appended`, the append times of its messages, and when it was read, decoded and committed; all in
+        milliseconds since 1970."""
         self._batches.append((appended, consumed, decoded, committed))
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Stage -> how many messages since the last `take` took how long."""
+        found = dict.fromkeys(STAGES, Histogram())
+        for appended, consumed, decoded, committed in self._batches:
+            # Two stages are the same for all messages of a batch.
+            spans = {
+                "ingestion": consumed - appended,
+                "processing": np.full(1, decoded - consumed),
+                "output": np.full(1, committed - decoded),
+                "end_to_end": committed - appended,
+            }
+            for stage, values in spans.items():
+                times = len(appended) // len(values)
+                places = np.searchsorted(_BUCKETS_MS, values, side="left")
+                counts = np.bincount(places, minlength=len(BUCKETS_S) + 1) * times
+                found[stage] += Histogram(tuple(counts.tolist()), float(values.sum()) * times / 1e3)
+        return found
 
     def take(self) -> dict[str, dict[str, float]]:
         """Stage -> {"p50", "p95", "p99"} over all messages since the last call; empty when there were none."""

@@ -134,7 +134,7 @@ def _best_cut(y: Floats, odds: Floats, weights: Floats) -> float:
 
 
 def log_odds(p: Floats) -> Floats:
-    """The natural logarithm of p / (1 - p); of a probability of 0 or 1, that of one close to it."""
+    """The natural logarithm of `p / (1 - p)`, by element; of a probability of 0 or 1, that of one close to it."""
     sure = np.clip(p, _SURE, 1 - _SURE)
     odds: Floats = np.log(sure) - np.log1p(-sure)
     return odds

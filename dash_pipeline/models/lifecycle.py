@@ -225,7 +225,10 @@ def rollback(settings: Settings, model: str) -> str:
 
 
 def evaluate(settings: Settings, model: str, source: str, version: str = "") -> dict[str, Any]:
-    """How good the champion, or a version, is on labelled rows: `model`, `version`, and the metrics by name."""
+    """How good the champion, or a version, is on labelled rows: `model`, `version`, and the metrics by name.
+
+    Raises DashError without a champion, without such a version, and for labels that are wrong.
+    """
     from dash_pipeline.models import evaluation
     from dash_pipeline.models.labels import read_labels
     from dash_pipeline.models.registry import Registry
@@ -268,6 +271,31 @@ def state(settings: Settings, model: str) -> State:
         except OSError as error:
             problem = f"labels of {model}: {source}: {error.strerror}"
     return State(champion.version if champion else None, labels, problem)
+
+
+def sound(settings: Settings, model: str, stage: str) -> tuple[bool, str]:
+    """Whether what is kept of a stage (`labels`, the newest `version`, its `evaluation`) is sound, and what was found;
+    what was never made is sound.
+
+    Raises DashError when it cannot be read or is not what its hash says, Unavailable when S3 does not answer.
+    """
+    from dash_pipeline.models.registry import Registry
+    from dash_pipeline.storage import s3
+
+    if stage == "labels":
+        if s3.bucket(settings).get(f"labels/{model}/current.json") is None:
+            return True, "none are kept yet"
+        label = kept_labels(settings, model).frame["label"]
+        return 0 < label.sum() < label.len(), f"{label.len():,} rows, {label.sum():,} of them positive"
+    registry = Registry(settings)
+    newest = next(iter(registry.versions(model)), None)
+    if newest is None:
+        return True, "there is no version yet"
+    if stage == "version":
+        registry.load(model, newest.version)
+        return True, newest.version
+    auc = float(newest.card["metrics"]["auc"])
+    return auc > 0.5, f"{newest.version}: ROC AUC {auc:.4f}"
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,8 @@ def places(keys: pl.Series, among: pl.Series) -> Ints:
 
 
 def sums(groups: Ints, values: Floats, count: int) -> Floats:
-    """The sum of each group's values, added up in their order; 0 for a group without."""
+    """The sum of each group's values, added up in their order; 0 for a group without. `groups` and `values`: as long as
+    each other; the result has `count` elements."""
     return np.bincount(groups, values, count).astype(np.float64, copy=False)
 
 
@@ -218,7 +219,7 @@ class PoolLog:
         )  # fmt: skip
 
     def count(self, which: Bools) -> Floats:
-        """How many of these events each pool has."""
+        """How many of these events each pool has: `which` by event, the result float64 by pool."""
         return np.bincount(self.pool[which], minlength=self.pools).astype(np.float64)
 
     def sum(self, which: Bools, values: Floats) -> Floats:

@@ -26,6 +26,7 @@ from dash_pipeline.alerts.deliver import deliver
 from dash_pipeline.alerts.rules import Policy
 from dash_pipeline.chains import load_chains
 from dash_pipeline.errors import Unavailable, first_line
+from dash_pipeline.metrics import Sample, publish
 from dash_pipeline.microbatch import consume
 from dash_pipeline.microbatch.lanes import Lane, lane
 from dash_pipeline.models.champions import Champions
@@ -115,7 +116,28 @@ def run_engine(
     finally:
         consume.close(consumer)
     outcome.seconds = time.monotonic() - started
+    _show(settings, outcome)
     return outcome
+
+
+def _show(settings: Settings, outcome: Outcome) -> None:
+    """Metrics of a run that has ended. They are of the last run: what counts on would look the same after two alike."""
+    numbers = {
+        "end_seconds": time.time(),
+        "duration_seconds": outcome.seconds,
+        "anomalies": outcome.reaction.anomalies,
+        "predictions": outcome.reaction.predictions,
+        "alerts": len(outcome.reaction.alerts),
+    }
+    samples: list[Sample] = [(f"dash_engine_last_run_{name}", (), value) for name, value in numbers.items()]
+    samples += [
+        ("dash_engine_last_run_deliveries", (result,), count)
+        for result, count in (("delivered", outcome.delivered), ("failed", outcome.failed))
+    ]
+    try:
+        publish(settings.metrics_push_url, settings.metrics_dir, "dash_engine", {}, samples)
+    except OSError as error:
+        log.warning("metrics are not shown: %s", first_line(error))
 
 
 @dataclass

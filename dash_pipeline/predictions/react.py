@@ -41,6 +41,7 @@ class Reaction:
     old: set[bytes] = field(default_factory=set)
 
     def add(self, other: Reaction) -> None:
+        """What another reaction did, too."""
         self.anomalies += other.anomalies
         self.retracted += other.retracted
         self.predictions += other.predictions

@@ -83,7 +83,7 @@ def _private_apt(scratch: Path) -> Path:
 
 
 def mirror() -> str:
-    """Where the machine gets Debian from."""
+    """The address that the machine gets Debian from. Raises DashError when apt knows none."""
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     fields = ["--no-release-info", "--format", "$(RELEASE) $(REPO_URI)"]
     command = ["apt-get", "indextargets", *fields, "Created-By: Packages", "Component: main"]

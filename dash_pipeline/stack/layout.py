@@ -40,6 +40,7 @@ PORTS = {
     "s3 admin": 18733,
     "s3 admin grpc": 18734,
     "webserver": 13000,
+    "api": 18080,
     "code-ingestion": 14001,
     "code-marts": 14002,
     "code-intelligence": 14003,

@@ -103,6 +103,7 @@ def environment(layout: Layout, ports: Ports, made: Secrets) -> dict[str, str]:
         "DASH_CODE_INGESTION_HOST": ports.host,
         "DASH_CODE_INGESTION_PORT": str(ports["code-ingestion"]),
         "DASH_ALERT_SECRET": made.alerts,
+        "DASH_METRICS_DIR": str(layout.run / "metrics"),
         "DASH_CODE_INTELLIGENCE_HOST": ports.host,
         "DASH_CODE_INTELLIGENCE_PORT": str(ports["code-intelligence"]),
         "DASH_CODE_LIFECYCLE_HOST": ports.host,

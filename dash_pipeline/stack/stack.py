@@ -59,6 +59,7 @@ class Stack:
 
         The offset is, in this order: the argument, $DASH_PORT_OFFSET, what the stack used before, 0. The address that
         servers listen at: $DASH_STACK_HOST, what the stack used before, 127.0.0.1.
+        Raises DashError for an offset that is no number.
         """
         layout = Layout.at(home, opt)
         before = read_env(layout)
@@ -98,7 +99,7 @@ class Stack:
         if self.supervisor.running():
             progress.say("dagster", "stopping")
             # Runs end while they can still say so in the database.
-            self.supervisor.stop(*self._known(DAGSTER))
+            self.supervisor.stop(*self._known([*DAGSTER, SERVERS["api"]]))
             progress.say("stores", "stopping")
             # The database archives the end of its log as it stops, for which S3 must be there.
             self.supervisor.stop(*self._known([SERVERS["timescale"]]))
@@ -237,7 +238,7 @@ class Stack:
 
         def one(server: Server) -> None:
             wait_for(server.needs)
-            if content and server.name == "daemon":
+            if content and server.name in ("daemon", "api"):
                 wait_for([_CONTENT])
             self._bring_up_one(server, progress)
 

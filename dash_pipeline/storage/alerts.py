@@ -22,6 +22,7 @@ import polars as pl
 
 from dash_pipeline.alerts.rules import CANDIDATES, RAISED, SEVERITIES, Policy, decide
 from dash_pipeline.storage.anomalies import Stored
+from dash_pipeline.storage.predictions import PREDICTION, as_hex, utc
 from dash_pipeline.storage.timescale import Connection
 
 Document = dict[str, Any]
@@ -32,14 +33,15 @@ BACK_UNSENT = "the alert was back before this was sent"
 IN_FLIGHT = "no answer yet"
 UNANSWERED = "no answer"
 _TOLD = f"({{0}}.delivered_at IS NOT NULL OR {{0}}.error LIKE '{UNANSWERED}%%')"
-_WAITS = "{0}.delivered_at IS NULL AND {0}.dropped IS NULL"
+#: SQL that is true of a delivery that nobody has given up and that has not arrived.
+WAITS = "{0}.delivered_at IS NULL AND {0}.dropped IS NULL"
 _SECOND = "interval '1 second'"
 #: True of an alert that is not yet as its anomaly is, or that somebody is to be told of.
 UNSETTLED = (
     "(({alert}.retracted_at IS NULL) <> ({anomaly}.retracted_at IS NULL) OR {anomaly}.retracted_at IS NULL AND"
     " ({alert}.token, {alert}.wallets, {alert}.evidence) IS DISTINCT FROM"
     "  ({anomaly}.token, {anomaly}.wallets, {anomaly}.evidence)"
-    f" OR EXISTS (SELECT FROM intel.deliveries d WHERE d.alert_id = {{alert}}.id AND {_WAITS.format('d')}))"
+    f" OR EXISTS (SELECT FROM intel.deliveries d WHERE d.alert_id = {{alert}}.id AND {WAITS.format('d')}))"
 )
 
 
@@ -202,7 +204,7 @@ def _tell(conn: Connection, ids: Sequence[bytes], event: str, other: str, unsent
         {"ids": list(ids), "event": event, "other": other, "taken_back": RETRACTED_UNSENT},
     )
     conn.execute(
-        f"UPDATE intel.deliveries d SET dropped = %s WHERE alert_id = ANY(%s) AND event = %s AND {_WAITS.format('d')}",
+        f"UPDATE intel.deliveries d SET dropped = %s WHERE alert_id = ANY(%s) AND event = %s AND {WAITS.format('d')}",
         (unsent, list(ids), other),
     )
 
@@ -226,7 +228,7 @@ class Due:
 def waiting(conn: Connection, routes: Collection[str] | None = None) -> tuple[int, int]:
     """Deliveries that are due now (on these routes, or on all) and alerts that the index does not show as they are."""
     row = conn.execute(
-        f"SELECT (SELECT count(*) FROM intel.deliveries d WHERE {_WAITS.format('d')}"
+        f"SELECT (SELECT count(*) FROM intel.deliveries d WHERE {WAITS.format('d')}"
         "  AND next_try_at <= statement_timestamp() AND (%(routes)s::text[] IS NULL OR route = ANY(%(routes)s))),"
         " (SELECT count(*) FROM intel.alerts WHERE indexed_revision < revision)",
         {"routes": None if routes is None else list(routes)},
@@ -239,7 +241,7 @@ def next_due(conn: Connection, routes: Collection[str]) -> float | None:
     """Seconds until the next delivery on these routes is due, 0 if one is; None if none waits."""
     row = conn.execute(
         "SELECT extract(epoch FROM min(next_try_at) - statement_timestamp())::float8"
-        f" FROM intel.deliveries d WHERE {_WAITS.format('d')} AND route = ANY(%s)",
+        f" FROM intel.deliveries d WHERE {WAITS.format('d')} AND route = ANY(%s)",
         (list(routes),),
         prepare=True,
     ).fetchone()
@@ -285,7 +287,7 @@ def renew(conn: Connection, batch: Sequence[Due], lease_s: float) -> None:
         _hold_batch(conn, batch)
         conn.execute(
             f"UPDATE intel.deliveries d SET next_try_at = statement_timestamp() + %s * {_SECOND} {_IN_BATCH}"
-            f" AND {_WAITS.format('d')}",
+            f" AND {WAITS.format('d')}",
             (lease_s, *_keys(batch)),
         )
 
@@ -334,7 +336,7 @@ def put_off(conn: Connection, batch: Sequence[Due], error: str, attempts: int, p
         )
     conn.execute(
         "WITH others AS (SELECT alert_id, route, event, next_try_at FROM intel.deliveries d"
-        f"  WHERE {_WAITS.format('d')} AND route = %s AND error IS DISTINCT FROM %s"
+        f"  WHERE {WAITS.format('d')} AND route = %s AND error IS DISTINCT FROM %s"
         f"  AND next_try_at < statement_timestamp() + {pause} FOR UPDATE SKIP LOCKED),"
         " ranked AS (SELECT *, least(900, dense_rank() OVER (ORDER BY next_try_at)) AS place FROM others)"
         " UPDATE intel.deliveries d SET attempts = greatest(d.attempts, %s),"
@@ -347,7 +349,7 @@ def put_off(conn: Connection, batch: Sequence[Due], error: str, attempts: int, p
 def tries_on(conn: Connection, batch: Sequence[Due]) -> int:
     """How often the route of this batch has failed in a row: what waits for it counts its failures, its own or not."""
     row = conn.execute(
-        f"SELECT coalesce(max(attempts), 0) + 1 FROM intel.deliveries d WHERE {_WAITS.format('d')} AND route = %s"
+        f"SELECT coalesce(max(attempts), 0) + 1 FROM intel.deliveries d WHERE {WAITS.format('d')} AND route = %s"
         " AND error IS DISTINCT FROM %s",
         (batch[0].route, IN_FLIGHT),
     ).fetchone()
@@ -363,7 +365,7 @@ def give_up(conn: Connection, routes: Collection[str], after_s: float) -> int:
         "WITH old AS (SELECT d.alert_id, d.route, d.event FROM intel.deliveries d"
         "  JOIN intel.alerts a ON a.id = d.alert_id LEFT JOIN intel.deliveries o"
         "   ON o.alert_id = d.alert_id AND o.route = d.route AND o.event <> d.event"
-        f"  WHERE {_WAITS.format('d')} AND d.next_try_at <= statement_timestamp()"
+        f"  WHERE {WAITS.format('d')} AND d.next_try_at <= statement_timestamp()"
         "  AND (d.attempts > 0 OR d.route <> ALL(%s)) AND greatest(a.raised_at, a.retracted_at, o.delivered_at)"
         f"   < statement_timestamp() - %s * {_SECOND} FOR UPDATE OF d SKIP LOCKED)"
         " UPDATE intel.deliveries d SET dropped = CASE WHEN attempts = 0 THEN 'there is no such route any more'"
@@ -380,7 +382,7 @@ _IN_BATCH = (
 )
 _NO_ANSWER = "coalesce(d.error LIKE %(unanswered)s, false)"
 _DUE = (
-    f"{_WAITS.format('d')} AND d.next_try_at <= statement_timestamp() AND d.route = ANY(%(routes)s)"
+    f"{WAITS.format('d')} AND d.next_try_at <= statement_timestamp() AND d.route = ANY(%(routes)s)"
     " AND NOT EXISTS (SELECT FROM intel.deliveries o WHERE o.alert_id = d.alert_id AND o.route = d.route"
     "  AND o.event <> d.event AND o.error = %(in_flight)s AND o.next_try_at > statement_timestamp())"
 )
@@ -401,37 +403,23 @@ def _hold_batch(conn: Connection, batch: Sequence[Due]) -> None:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def _utc(time: str) -> str:
-    return f"to_char({time} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
-
-
-def _hex(value: str) -> str:
-    return f"'0x' || encode({value}, 'hex')"
-
-
-# What a model says is a probability; whatever else it may be does not fit JSON.
-_PREDICTIONS = f"""(SELECT coalesce(jsonb_agg(jsonb_build_object(
- 'model', p.model, 'version', p.version, 'subject', {_hex("p.subject")}, 'subject_kind', p.subject_kind,
- 'score', CASE WHEN p.score BETWEEN 0 AND 1 THEN p.score END, 'reason', p.reason,
- 'contributions', (SELECT coalesce(jsonb_agg(jsonb_build_array(c.key, c.value) ORDER BY c.size DESC, c.key), '[]')
-  FROM (SELECT key, value, abs(value::float8) AS size FROM jsonb_each(p.contributions)
-  WHERE jsonb_typeof(value) = 'number' ORDER BY size DESC, key LIMIT 5) c),
- 'predicted_at', {_utc("p.predicted_at")}) ORDER BY p.model, p.score DESC NULLS LAST, p.subject), '[]')
+_PREDICTIONS = f"""(SELECT coalesce(jsonb_agg({PREDICTION} ORDER BY p.model, p.score DESC NULLS LAST, p.subject), '[]')
  FROM intel.predictions p WHERE p.anomaly_id = a.id)"""
 
 _DELIVERIES = f"""(SELECT coalesce(jsonb_agg(jsonb_build_object(
- 'route', d.route, 'event', d.event, 'attempts', d.attempts, 'delivered_at', {_utc("d.delivered_at")},
- 'next_try_at', CASE WHEN {_WAITS.format("d")} THEN {_utc("d.next_try_at")} END, 'error', d.error,
+ 'route', d.route, 'event', d.event, 'attempts', d.attempts, 'delivered_at', {utc("d.delivered_at")},
+ 'next_try_at', CASE WHEN {WAITS.format("d")} THEN {utc("d.next_try_at")} END, 'error', d.error,
  'dropped', d.dropped) ORDER BY d.route, d.event), '[]') FROM intel.deliveries d WHERE d.alert_id = a.id)"""
 
-_READ = f"""SELECT a.id, jsonb_build_object(
- 'id', encode(a.id, 'hex'), 'chain', a.chain, 'pool', {_hex("a.pool")}, 'token', {_hex("a.token")}, 'kind', a.kind,
- 'severity', a.severity, 'ts', {_utc("a.ts")}, 'block_number', a.block_number, 'tx_hash', {_hex("a.tx_hash")},
- 'wallets', (SELECT coalesce(jsonb_agg({_hex("w.wallet")} ORDER BY w.place), '[]')
+_READ = f"""a.id, jsonb_build_object(
+ 'id', encode(a.id, 'hex'), 'chain', a.chain, 'pool', {as_hex("a.pool")}, 'token', {as_hex("a.token")},
+ 'kind', a.kind, 'severity', a.severity, 'ts', {utc("a.ts")}, 'block_number', a.block_number,
+ 'tx_hash', {as_hex("a.tx_hash")},
+ 'wallets', (SELECT coalesce(jsonb_agg({as_hex("w.wallet")} ORDER BY w.place), '[]')
   FROM unnest(a.wallets) WITH ORDINALITY AS w(wallet, place)),
  'evidence', a.evidence, 'predictions', coalesce(a.predictions, {_PREDICTIONS}),
- 'raised_at', {_utc("a.raised_at")},
- 'retracted', a.retracted_at IS NOT NULL, 'retracted_at', {_utc("a.retracted_at")}, 'revision', a.revision,
+ 'raised_at', {utc("a.raised_at")},
+ 'retracted', a.retracted_at IS NOT NULL, 'retracted_at', {utc("a.retracted_at")}, 'revision', a.revision,
  'run_id', a.run_id)"""
 
 
@@ -439,7 +427,7 @@ def read(conn: Connection, ids: Collection[bytes]) -> dict[bytes, Document]:
     """These alerts as people and programs get them, by id: bytes as hex, times as ISO 8601 in UTC, `predictions` with
     the five largest contributions each."""
     return dict(
-        conn.execute(f"{_READ} FROM intel.alerts a WHERE a.id = ANY(%s)", (list(ids),), prepare=True).fetchall()
+        conn.execute(f"SELECT {_READ} FROM intel.alerts a WHERE a.id = ANY(%s)", (list(ids),), prepare=True).fetchall()
     )
 
 
@@ -447,14 +435,54 @@ def newest(
     conn: Connection, severities: Collection[str], limit: int, chain: str | None = None, *, active_only: bool = False
 ) -> list[Document]:
     """The alerts of these severities that were raised last, newest first, each with its `deliveries`."""
-    rows = conn.execute(
-        f"{_READ} || jsonb_build_object('deliveries', {_DELIVERIES}) FROM intel.alerts a"
+    more = f" || jsonb_build_object('deliveries', {_DELIVERIES})"
+    rows = conn.execute(*ask_newest(severities, limit, chain, active_only=active_only, more=more)).fetchall()
+    return [document for *_, document in rows]
+
+
+def ask_newest(
+    severities: Collection[str],
+    limit: int,
+    chain: str | None = None,
+    *,
+    active_only: bool = False,
+    pool: bytes | None = None,
+    since: datetime | None = None,
+    after: tuple[datetime, datetime, bytes] | None = None,
+    more: str = "",
+) -> tuple[str, dict[str, Any]]:
+    """The query, and its parameters, for the alerts of these severities that were raised last, newest first: rows of
+    (raised_at, ts, id, document). `since`: raised at this time or later; `after`: the first three columns of the row
+    before the first, so that a list goes on where it ended whatever was raised meanwhile; `more`: SQL that is appended
+    to the document."""
+    query = (
+        f"SELECT a.raised_at, a.ts, {_READ}{more} FROM intel.alerts a"
         " WHERE a.severity = ANY(%(severities)s) AND (%(chain)s::text IS NULL OR a.chain = %(chain)s)"
         " AND (a.retracted_at IS NULL OR NOT %(active_only)s)"
-        " ORDER BY a.raised_at DESC, a.ts DESC, a.id LIMIT %(limit)s",
-        {"severities": list(severities), "chain": chain, "active_only": active_only, "limit": limit},
-    ).fetchall()
-    return [document for _, document in rows]
+    )
+    params: dict[str, Any] = {
+        "severities": list(severities),
+        "chain": chain,
+        "active_only": active_only,
+        "limit": limit,
+    }
+    # Only what is asked for is in the query: the planner then sees which index it is for.
+    if pool is not None:
+        query, params["pool"] = f"{query} AND a.pool = %(pool)s", pool
+    if since is not None:
+        query, params["since"] = f"{query} AND a.raised_at >= %(since)s", since
+    if after is not None:
+        query += (
+            " AND a.raised_at <= %(raised)s AND (a.raised_at < %(raised)s OR a.ts < %(ts)s"
+            " OR a.ts = %(ts)s AND a.id > %(id)s)"
+        )
+        params |= dict(zip(("raised", "ts", "id"), after, strict=True))
+    return f"{query} ORDER BY a.raised_at DESC, a.ts DESC, a.id LIMIT %(limit)s", params
+
+
+def ask_one(id_: bytes) -> tuple[str, dict[str, Any]]:
+    """The query, and its parameters, for one alert: a row of (id, document), or none."""
+    return f"SELECT {_READ} FROM intel.alerts a WHERE a.id = %(id)s", {"id": id_}
 
 
 # ---------------------------------------------------------------------------------------------- the archive's part
@@ -483,7 +511,8 @@ def unindexed(conn: Connection, limit: int) -> dict[bytes, Document]:
     """Alerts that the index does not show as they are, by id; longest known first."""
     return dict(
         conn.execute(
-            f"{_READ} FROM intel.alerts a WHERE a.indexed_revision < a.revision ORDER BY a.raised_at LIMIT %s", (limit,)
+            f"SELECT {_READ} FROM intel.alerts a WHERE a.indexed_revision < a.revision ORDER BY a.raised_at LIMIT %s",
+            (limit,),
         ).fetchall()
     )
 

@@ -76,7 +76,8 @@ def lock_detection(conn: Connection, chain: str) -> None:
 
 
 def pools_of_blocks(conn: Connection, chain: str, blocks: Mapping[bytes, datetime]) -> pl.DataFrame:
-    """The pools with events in these blocks (hash -> timestamp), whichever branch they are on, as TOUCHED."""
+    """The pools with events in these blocks (hash -> timestamp), whichever branch they are on; columns
+    as in TOUCHED."""
     rows = conn.execute(
         "SELECT pool, moved, min(ts), max(ts) FROM ("
         + " UNION ALL ".join(
@@ -91,7 +92,8 @@ def pools_of_blocks(conn: Connection, chain: str, blocks: Mapping[bytes, datetim
 
 
 def pools_found_since(conn: Connection, chain: str, lo: datetime, moved: Sequence[bytes]) -> pl.DataFrame:
-    """The pools with anomalies of that time or later whose tokens or shares were moved, as TOUCHED."""
+    """The pools with anomalies of that time or later whose tokens or shares were moved; columns as in
+    TOUCHED."""
     rows = conn.execute(
         "SELECT pool, false, %(lo)s, max(ts) FROM intel.anomalies WHERE ts >= %(lo)s AND chain = %(chain)s"
         " AND (pool = ANY(%(moved)s) OR tokens && %(moved)s::bytea[]) GROUP BY pool",
@@ -346,3 +348,11 @@ def unpublished(conn: Connection) -> frozenset[str]:
     """Chains with anomalies that are not on the topic yet."""
     rows = conn.execute("SELECT DISTINCT chain FROM intel.anomalies WHERE published_revision < revision")
     return frozenset(chain for (chain,) in rows)
+
+
+def count_unpublished(conn: Connection) -> int:
+    """Anomalies that the topic does not show as they are."""
+    row = conn.execute("SELECT count(*) FROM intel.anomalies WHERE published_revision < revision").fetchone()
+    assert row is not None
+    count: int = row[0]
+    return count

@@ -198,6 +198,22 @@ def indexes_behind(conn: Connection) -> dict[str, float]:
     )
 
 
+#: For each chain with a block: name, height and time of the newest block, seconds from that time to now, seconds since
+#: anything of the chain was committed (null when nothing was), batches that wait for the indexes, and seconds since the
+#: oldest of them was committed (0 without any).
+CHAINS = """
+SELECT c.chain, c.tip_number, c.tip_ts, extract(epoch FROM clock_timestamp() - c.tip_ts)::float8,
+ extract(epoch FROM clock_timestamp() - s.committed)::float8, coalesce(o.batches, 0),
+ coalesce(extract(epoch FROM clock_timestamp() - o.oldest)::float8, 0)
+FROM ops.chains c
+LEFT JOIN (SELECT split_part(topic, '.', 1) AS chain, max(updated_at) AS committed FROM ops.stream_offsets GROUP BY 1) s
+ USING (chain)
+LEFT JOIN (SELECT chain, count(*) AS batches, min(committed_at) AS oldest FROM ops.search_outbox GROUP BY 1) o
+ USING (chain)
+WHERE c.tip_ts IS NOT NULL ORDER BY c.chain
+"""
+
+
 def recent_range(conn: Connection, chain: str, window_s: float) -> list[Range]:
     """The heights of the blocks of the newest `window_s` seconds of the chain's time."""
     row = conn.execute(

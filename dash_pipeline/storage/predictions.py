@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from psycopg.types.json import Jsonb
 
@@ -15,6 +16,28 @@ from dash_pipeline.storage.timescale import Connection
 
 #: The version of a prediction for which there was no model.
 NO_MODEL = "none"
+
+
+def utc(time: str) -> str:
+    """SQL: a time as people and programs get it."""
+    return f"to_char({time} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+
+
+def as_hex(value: str) -> str:
+    """SQL: bytes as `0x...`; null stays null."""
+    return f"'0x' || encode({value}, 'hex')"
+
+
+_SHOWN = f"""
+ 'model', p.model, 'version', p.version, 'subject', {as_hex("p.subject")}, 'subject_kind', p.subject_kind,
+ 'score', CASE WHEN p.score BETWEEN 0 AND 1 THEN p.score END, 'reason', p.reason,
+ 'contributions', (SELECT coalesce(jsonb_agg(jsonb_build_array(c.key, c.value) ORDER BY c.size DESC, c.key), '[]')
+  FROM (SELECT key, value, abs(value::float8) AS size FROM jsonb_each(p.contributions)
+  WHERE jsonb_typeof(value) = 'number' ORDER BY size DESC, key LIMIT 5) c),
+ 'predicted_at', {utc("p.predicted_at")}"""
+#: SQL: a row `p` of intel.predictions as people and programs get it. What a model says is a probability; whatever else
+#: it may be does not fit JSON.
+PREDICTION = f"jsonb_build_object({_SHOWN})"
 
 
 @dataclass(frozen=True)
@@ -66,3 +89,35 @@ def scored(conn: Connection, anomalies: Sequence[bytes]) -> set[tuple[bytes, str
         (list(anomalies),),
     )
     return set(rows.fetchall())
+
+
+def ask_newest(
+    limit: int,
+    *,
+    anomaly: bytes | None = None,
+    subject: tuple[str, bytes] | None = None,
+    chain: str | None = None,
+    after: tuple[datetime, bytes, str, bytes] | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """The query, and its parameters, for the newest predictions of an anomaly's alert, or of a subject (pool or wallet,
+    and its address): rows of (predicted_at, anomaly_id, model, subject, document). `after`: the first four columns of
+    the row before the first."""
+    query = (
+        "SELECT p.predicted_at, p.anomaly_id, p.model, p.subject, jsonb_build_object('alert', encode(p.anomaly_id,"
+        f" 'hex'), 'chain', p.chain, 'as_of', {utc('p.as_of')}, {_SHOWN}) FROM intel.predictions p"
+        " WHERE (%(chain)s::text IS NULL OR p.chain = %(chain)s)"
+    )
+    params: dict[str, Any] = {"chain": chain, "limit": limit}
+    if anomaly is not None:
+        query, params["anomaly"] = f"{query} AND p.anomaly_id = %(anomaly)s", anomaly
+    if subject is not None:
+        query += " AND p.subject_kind = %(kind)s AND p.subject = %(subject)s"
+        params |= {"kind": subject[0], "subject": subject[1]}
+    if after is not None:
+        query += (
+            " AND p.predicted_at <= %(at)s AND (p.predicted_at < %(at)s"
+            " OR (p.anomaly_id, p.model, p.subject) > (%(id)s, %(model)s, %(of)s))"
+        )
+        params |= dict(zip(("at", "id", "model", "of"), after, strict=True))
+    order = "p.predicted_at DESC, p.anomaly_id, p.model, p.subject"
+    return f"{query} ORDER BY {order} LIMIT %(limit)s", params

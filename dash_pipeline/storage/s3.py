@@ -113,7 +113,7 @@ class Bucket:
             )
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those that are not there already are no error."""
+        """Delete objects; those that are not there already are no error. Raises Unavailable when one was not."""
         for start in range(0, len(keys), _DELETED_AT_ONCE):
             some = keys[start : start + _DELETED_AT_ONCE]
             with self._errors(some[0]):

@@ -528,7 +528,8 @@ def forget_chain(conn: Connection, chain: str) -> None:
         tables = conn.execute(
             "SELECT c.table_schema, c.table_name FROM information_schema.columns c"
             " JOIN information_schema.tables t USING (table_schema, table_name)"
-            " WHERE c.column_name = 'chain' AND c.table_schema IN ('chain', 'side', 'rollup', 'ops', 'intel')"
+            " WHERE c.column_name = 'chain' AND c.table_schema IN"
+            "  ('chain', 'side', 'rollup', 'ops', 'intel', 'recalled', 'analytics')"
             " AND t.table_type = 'BASE TABLE'"
         ).fetchall()
         for table in tables:

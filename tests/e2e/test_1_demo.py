@@ -15,11 +15,6 @@ from dash_pipeline.stack.servers.dagster import graphql
 _RUNS = "{ runsOrError { ... on Runs { results { jobName status tags { key value } } } } }"
 
 
-@pytest.fixture(scope="module")
-def outcome(platform: Stack) -> Outcome:
-    return demo(platform, silent, lambda text: None)
-
-
 def test_every_message_is_a_row_and_every_transaction_a_document(outcome: Outcome) -> None:
     assert outcome.agrees, outcome
     assert outcome.published > 50_000

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from dash_pipeline import settings as settings_module
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale as db
 from dash_pipeline.storage.migrate import upgrade
+from tests.environment import put_in_environment
 
 _OTHERS = (
-    "ops.archive_manifest, ops.archived_rows, ops.chains, ops.block_tree, ops.search_outbox, rollup.wallet_blocks,"
-    " chain.pools, intel.alerts, intel.deliveries"
+    "ops.archive_manifest, ops.archived_rows, ops.chains, ops.block_tree, ops.search_outbox, ops.changed_hours,"
+    " rollup.wallet_blocks, chain.pools, intel.alerts, intel.deliveries"
 )
 
 
@@ -22,6 +24,14 @@ def migrated(database: Settings) -> Settings:
     """The module's own database with the platform's tables."""
     upgrade(database)
     return database
+
+
+@pytest.fixture
+def in_environment(migrated: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The module's settings are those of this process."""
+    put_in_environment(migrated, monkeypatch)
+    yield monkeypatch
+    settings_module.settings.cache_clear()
 
 
 @pytest.fixture

@@ -631,7 +631,7 @@ def test_a_sender_killed_before_it_hears_the_answer_tells_nothing_twice(desk: De
     assert process.wait(60) == -signal.SIGKILL
     desk.raise_(desk.anomaly("later", pool="later"))
     assert desk.deliver().delivered == 1, "what was claimed by the dead rests"
-    desk.later(delivery._LEASE_S)
+    desk.later(delivery.LEASE_S)
     assert desk.deliver().delivered == 3
     first, second, third = hook.requests
     assert first.key == third.key != second.key
@@ -668,7 +668,7 @@ def test_senders_killed_at_random_moments_lose_nothing(desk: Desk, hook: Receive
         time.sleep(rng.random() * 0.1)
         process.kill()
         process.wait(10)
-        desk.later(delivery._LEASE_S)
+        desk.later(delivery.LEASE_S)
     desk.deliver(wait_s=1)
     assert hook.told() == {(desk.id(f"{n}").hex(), "raised"): 1 for n in range(150)}
 
@@ -703,7 +703,7 @@ def test_a_database_that_goes_away_while_a_request_is_made_loses_nothing(desk: D
         hook.seen = cut
         with pytest.raises(psycopg.OperationalError):
             deliver(conn, desk.policy)
-    desk.later(delivery._LEASE_S)
+    desk.later(delivery.LEASE_S)
     assert desk.deliver().delivered == 1
     first, second = hook.requests
     assert (first.key, first.new, second.new) == (second.key, True, False)

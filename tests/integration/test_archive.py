@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -200,6 +199,7 @@ def test_a_filter_reads_only_what_it_needs(conn: db.Connection, migrated: Settin
         assert found["tx_hash"].to_list() == want["tx_hash"].to_list(), predicate
     assert frame.select("value_f").head(7).collect().shape == (7, 1)
     assert frame.select(pl.len()).collect().item() == rows.height
+    assert pl.SQLContext(t=frame).execute("SELECT count(*) FROM t").collect().item() == rows.height
     sums = frame.group_by("token_address").agg(pl.len()).collect()
     assert sums["len"].sum() == rows.height
 
@@ -234,9 +234,8 @@ def test_what_is_no_query_is_one_line(migrated: Settings, sql: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_asset_shows_each_day_and_the_sensor_starts_what_is_due(
-    conn: db.Connection, migrated: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("in_environment")
+def test_the_asset_shows_each_day_and_the_sensor_starts_what_is_due(conn: db.Connection, migrated: Settings) -> None:
     """Chain anvil, because assets are made for the registry's chains."""
     from dagster import AssetRecordsFilter, DagsterInstance, build_sensor_context
 
@@ -244,8 +243,6 @@ def test_the_asset_shows_each_day_and_the_sensor_starts_what_is_due(
     from dash_pipeline.definitions import build_defs
     from resources.archive import ArchiveResource
 
-    for module in ("dash_pipeline.definitions", "resources.archive"):
-        monkeypatch.setattr(importlib.import_module(module), "settings", lambda: migrated)
     rows = fill(conn, TOKEN_TRANSFERS, "anvil", range(10))
     set_tip(conn, "anvil", at(9, 12))
     defs = build_defs("lifecycle")

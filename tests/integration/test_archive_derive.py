@@ -3,7 +3,6 @@ comes back, nothing is lost for want of logs, and detectors say of the past what
 
 from __future__ import annotations
 
-import importlib
 import json
 import signal
 from collections.abc import Iterator
@@ -389,9 +388,8 @@ def test_the_commands(conn: db.Connection, migrated: Settings, chain: str, monke
     assert isinstance(call("anomalies", "--from", str(day(2)), "--to", str(day(0))).exception, DashError)
 
 
-def test_the_asset_derives_a_range_of_days_and_shows_each(
-    conn: db.Connection, migrated: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("in_environment")
+def test_the_asset_derives_a_range_of_days_and_shows_each(conn: db.Connection, migrated: Settings) -> None:
     """Chain anvil, because assets are made for the registry's chains."""
     from dagster import AssetRecordsFilter, DagsterInstance
     from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
@@ -399,8 +397,6 @@ def test_the_asset_derives_a_range_of_days_and_shows_each(
     from assets.keys import derived_key
     from dash_pipeline.definitions import build_defs
 
-    for module in ("dash_pipeline.definitions", "resources.archive"):
-        monkeypatch.setattr(importlib.import_module(module), "settings", lambda: migrated)
     rows = ingest(migrated, "anvil")
     cripple(conn, "anvil")
     archive(migrated, conn, "anvil")

@@ -36,6 +36,7 @@ from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from dash_pipeline.stack.servers.timescale import superuser
 from dash_pipeline.storage import migrate, s3
+from resources.notifier import NotifierResource
 
 PROGRAM = str(Path(sys.executable).with_name("dash-pipeline"))
 BATCH = 1000
@@ -574,17 +575,20 @@ def test_a_drill_that_finds_a_difference_fails_and_tells_its_owner(
             assert not done.success
             (failure,) = [event for event in done.all_events if event.is_step_failure]
             assert "ops.witness: 1 rows, not 2 rows" in str(failure.step_failure_data.user_failure_data)
-            monkeypatch.setenv("DASH_ALERT_WEBHOOKS", json.dumps({owners.OPERATIONS: url}))
+            monkeypatch.setenv("DASH_NOTIFY_CHANNELS", json.dumps({"hook": {"kind": "webhook", "url": url}}))
+            monkeypatch.setenv("DASH_OWNER_ROUTES", json.dumps({owners.OPERATIONS: ["hook"]}))
             settings_module.settings.cache_clear()
             sensor = build_defs("ingestion").resolve_sensor_def("failure_alerts")
             context = build_run_status_sensor_context(
-                sensor.name, done.get_run_failure_event(), instance, done.dagster_run
-            )
+                sensor.name, done.get_run_failure_event(), instance, done.dagster_run,
+                resources={"notifier": NotifierResource()},
+            )  # fmt: skip
             sensor(context.for_run_failure())
             (message,) = messages
             assert message["owner"] == owners.OPERATIONS
-            assert message["text"].startswith("restore_drill failed: 1 differences: ")
-            assert "ops.witness: 1 rows, not 2 rows" in message["error"]
+            assert (message["title"], message["key"]) == ("restore_drill failed", "run-failure/restore_drill")
+            assert message["text"].startswith("1 differences: ")
+            assert "ops.witness: 1 rows, not 2 rows" in message["text"]
     finally:
         bucket.put(place, whole)
 

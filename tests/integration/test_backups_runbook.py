@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,15 +13,10 @@ from dash_pipeline.backups import database
 from dash_pipeline.stack import Stack
 from dash_pipeline.storage import migrate
 from dash_pipeline.storage.search import indexes
+from tests.commands import ROOT, blocks, run
 
-RUNBOOK = Path(__file__).parents[2] / "docs" / "operations.md"
+RUNBOOK = ROOT / "docs" / "operations.md"
 SECTION = "### The database is gone"
-
-
-def commands() -> list[str]:
-    """The lines of the section's fenced blocks."""
-    section = RUNBOOK.read_text().partition(f"{SECTION}\n")[2].partition("\n## ")[0]
-    return [line for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
 
 
 @pytest.fixture
@@ -56,17 +46,10 @@ def test_the_runbook_brings_the_database_back(whole: Stack, unique: Callable[[st
         conn.execute("INSERT INTO ops.days VALUES (3)")
     whole.down()  # which archives the end of the log
     shutil.rmtree(whole.layout.data / "timescale")
-    environment = os.environ | {
-        "DASH_STACK_DIR": str(whole.layout.home),
-        "DASH_OPT_DIR": str(whole.layout.opt),
-        "STACK": str(whole.layout.home),
-        "TIME": row[0].astimezone(UTC).isoformat(),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    assert len(commands()) == 12
-    for command in commands():
-        done = subprocess.run(["sh", "-ec", command], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    shown = "".join(block.text for block in blocks(RUNBOOK, SECTION))
+    assert shown.count("\n") == 12
+    done = run(whole, shown, {"TIME": row[0].astimezone(UTC).isoformat()})
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     with psycopg.connect(dsn, autocommit=True) as conn:
         assert conn.execute("SELECT day FROM ops.days ORDER BY 1").fetchall() == [(1,), (2,)]
         assert conn.execute("SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = 'dagster'").fetchone() == (True,)

@@ -47,7 +47,7 @@ def made(stack: Stack, *names: str, raises: bool = True) -> ExecuteInProcessResu
         dsn = settings.timescale_dsn.get_secret_value()
         with instance_for_test(overrides={"storage": {"postgres": {"postgres_url": dsn}}}) as instance:
             return materialize(
-                [*other_backup_assets(), *housekeeping_assets()],
+                [*other_backup_assets(), *housekeeping_assets([])],
                 selection=[AssetKey(name.split("/")) for name in names],
                 instance=instance,
                 resources=resources,
@@ -88,7 +88,7 @@ def test_a_difference_fails_the_drill_loudly(mine: Settings, stack: Stack) -> No
 
 
 def test_housekeeping(mine: Settings, stack: Stack) -> None:
-    names = [key.path[-1] for one in housekeeping_assets() for key in one.keys]
+    names = [key.path[-1] for one in housekeeping_assets([]) for key in one.keys]
     done = made(stack, *(f"housekeeping/{name}" for name in names))
     assert done.success
     assert shown(done, "housekeeping/search_documents")["documents deleted"] == 0

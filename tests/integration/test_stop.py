@@ -23,6 +23,7 @@ from dash_pipeline.microbatch.drain import Limits, drain
 from dash_pipeline.settings import Settings
 from dash_pipeline.stack import Stack
 from tests.chain import branch
+from tests.environment import put_in_environment
 from tests.lane import PATIENCE_S, SMALL, Background, Market, new_market, wait_for, whole
 
 ROOT = Path(__file__).parents[2]
@@ -41,10 +42,7 @@ def instance(market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     chains = tmp_path / "chains.toml"
     chains.write_text(f'[{market.chain}]\ntitle = "Test"\nchain_id = 1\nblock_time_s = 1.0\n')
     values = market.settings.model_copy(update={"chains_file": chains, "stop_within_s": STOP_WITHIN_S})
-    for name, value in values.model_dump(exclude_defaults=True).items():
-        plain = value.get_secret_value() if hasattr(value, "get_secret_value") else value
-        if isinstance(plain, str | int | float | Path):
-            monkeypatch.setenv(f"DASH_{name.upper()}", str(plain))
+    put_in_environment(values, monkeypatch)
     monkeypatch.setenv("DASH_STACK_DIR", str(tmp_path / "stack"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     settings_module.settings.cache_clear()

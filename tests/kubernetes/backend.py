@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-CHECKS = ("/server_info", "/_cluster/health?local=true")
+CHECKS = ("/server_info", "/healthz", "/_cluster/health?local=true")
 #: RFC 6455.
 WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 WELL = '{"status":"green","discovered_cluster_manager":true}'

@@ -24,7 +24,7 @@ from tests.kubernetes.conftest import CHART, GIVEN, KUBERNETES, Helm, Object, na
 Render = Callable[..., list[Object]]
 
 ACCOUNTS = ("daemon", "webserver", "code", "runs")
-SERVING = {"webserver", "daemon", *(f"code-{name}" for name in CODE_LOCATIONS)}
+SERVING = {"webserver", "api", "daemon", *(f"code-{name}" for name in CODE_LOCATIONS)}
 CRDS = {"ScaledObject"}
 # Settings that are secret, so they have no place in `settings`; and the one that `runs.sizes` makes.
 SECRET = {
@@ -32,6 +32,7 @@ SECRET = {
     "timescale_dsn",
     "s3_access_key",
     "encryption_keys",
+    "notify_channels",
 }
 MADE = {"lane_pods"}
 
@@ -230,6 +231,21 @@ def test_who_gets_the_secrets(default: list[Object]) -> None:
         assert whole == (component(pod).startswith("code-") or component(pod) == "prepare")
 
 
+def test_the_api_gets_no_more_secrets_than_it_reads_with(default: list[Object], render: Render) -> None:
+    (container,) = named(default, "Deployment", "-api")["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"configMapRef": {"name": "dash-dash-pipeline-settings"}}]
+    secret = {one["name"] for one in container["env"] if "valueFrom" in one}
+    assert secret == {"DASH_TIMESCALE_DSN", "DASH_OPENSEARCH_PASSWORD", "DASH_KAFKA_PASSWORD"}
+    assert {"name": "DASH_API_PROXIES", "value": "*"} in container["env"]
+    (own,) = named(render("--set=settings.api_proxies=10.0.0.0/8"), "Deployment", "-api")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert "DASH_API_PROXIES" not in [one["name"] for one in own["env"]]
+    without = render("--set=api.enabled=false", "--set=haproxy.enabled=true", "--set=haproxy.tls.secretName=x")
+    assert not [one for one in without if one["metadata"]["name"].endswith("-api")]
+    assert "backend api" not in str(without)
+
+
 def test_secrets_of_a_trial_are_in_secrets_only(render: Render) -> None:
     objects = render(
         "--set=existingSecret=",
@@ -323,7 +339,10 @@ def test_the_network_is_closed_but_for_what_is_named(rendered: list[Object]) -> 
     (peer,) = reached(labels["webserver"], 3000)
     assert {who for who, theirs in labels.items() if matches(peer["podSelector"], theirs)} == {"test"}
     assert matches(peer["podSelector"], labels["test"] | {"app.kubernetes.io/component": "haproxy"})
-    for who in ("webserver", "daemon", "run", "prepare", *(f"code-{name}" for name in CODE_LOCATIONS)):
+    (peer,) = reached(labels["api"], 8080)
+    assert not [who for who, theirs in labels.items() if matches(peer["podSelector"], theirs)]
+    assert matches(peer["podSelector"], labels["api"] | {"app.kubernetes.io/component": "haproxy"})
+    for who in ("webserver", "api", "daemon", "run", "prepare", *(f"code-{name}" for name in CODE_LOCATIONS)):
         assert {53, 5432, 9093, 9200, 443} <= egress(labels[who]), who
         assert (4000 in egress(labels[who])) == (who in ("webserver", "daemon")), who
         assert (6443 in egress(labels[who])) == (who in ("webserver", "daemon")), who
@@ -661,3 +680,34 @@ def test_keda_ingress_and_ports(render: Render) -> None:
     headless = named(objects, "Service", "-webserver-pods")["spec"]
     assert (headless["clusterIP"], headless["ports"][0]["port"]) == ("None", 3000)
     assert {one["kind"] for one in objects} & CRDS == CRDS
+
+
+def test_metrics_are_a_pod_of_their_own_that_nobody_reads_but_who_is_named(render: Render) -> None:
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    objects = render(
+        "--set=metrics.enabled=true",
+        "--set=metrics.podMonitor=true",
+        f"--set-json=metrics.allow={json.dumps([peer])}",
+    )
+    for one in objects:
+        if one["kind"] not in CRDS | {"PodMonitor"}:
+            validate(one, KUBERNETES, strict=True)
+    (pod,) = [pod for pod in pods(objects).values() if component(pod) == "metrics"]
+    (container,) = containers(pod)
+    assert container["command"][:2] == ["dash-pipeline", "metrics"]
+    assert "--dagster=http://dash-dash-pipeline-webserver.chain" in container["command"]
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    monitor = named(objects, "PodMonitor", "-metrics")["spec"]
+    labels = pod["metadata"]["labels"]
+    assert matches(monitor["selector"], labels)
+    assert monitor["podMetricsEndpoints"][0]["port"] in [port["name"] for port in container["ports"]]
+    policies = [one["spec"] for one in objects if one["kind"] == "NetworkPolicy"]
+    mine = [one for one in policies if matches(one["podSelector"], labels)]
+    assert [rule for one in mine for rule in one.get("ingress", [])] == [
+        {"from": [peer], "ports": [{"protocol": "TCP", "port": 9465}]}
+    ]
+    reached = {port["port"] for one in mine for rule in one.get("egress", []) for port in rule["ports"]}
+    assert {53, 3000, 5432, 9093} <= reached
+    webserver = named(objects, "NetworkPolicy", "-webserver")["spec"]["ingress"][0]["from"][0]["podSelector"]
+    assert matches(webserver, labels)

@@ -175,6 +175,7 @@ def site(
             "apiKeys": {"keys": KEYS},
             "check": {"interval": "200ms", "fall": 2, "rise": 2},
             "webserver": {"servers": servers},
+            "api": {"servers": servers},
             "opensearch": {"servers": servers, "slots": 2} | (opensearch or {}),
         }
         arguments = lay_out(folder, documents(helm, folder, mine | (values or {})))
@@ -437,6 +438,17 @@ def test_no_key_and_no_claim_reaches_a_server(three: Site) -> None:
     everything += (three.folder / "haproxy.log").read_text()
     assert not any(key in everything for key in KEYS)
     assert not any(key in (three.folder / "keys.map").read_text() for key in KEYS)
+
+
+def test_the_api_gets_the_key_and_nobody_else_does(three: Site) -> None:
+    for path in ("/v1/tokens?of=api", "/docs?of=api", "/v1x?of=webserver", "/docsx?of=webserver"):
+        wait_for(lambda path=path: once(three, path, x_api_key="of-the-api").status == 200, path)
+
+    got = {seen.path: seen.headers.get("x-api-key") for seen in three.seen("abc") if "?of=" in seen.path}
+    assert got == {
+        "/v1/tokens?of=api": "of-the-api", "/docs?of=api": "of-the-api", "/v1x?of=webserver": None,
+        "/docsx?of=webserver": None,
+    }  # fmt: skip
 
 
 def test_answers_carry_security_headers(three: Site) -> None:

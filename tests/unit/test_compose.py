@@ -96,7 +96,14 @@ def test_what_is_named_is_there(written: dict[str, Any], services: dict[str, dic
 
 def test_platform_services_are_unprivileged_and_alike(services: dict[str, dict[str, Any]]) -> None:
     ours = {name: service for name, service in services.items() if service["image"] == "dash-pipeline"}
-    assert set(ours) == {"prepare", "webserver", "daemon", *(f"code-{name}" for name in CODE_LOCATIONS)}
+    assert set(ours) == {
+        "prepare",
+        "webserver",
+        "api",
+        "daemon",
+        "metrics",
+        *(f"code-{name}" for name in CODE_LOCATIONS),
+    }
     for name, service in ours.items():
         assert service["build"]["dockerfile"] == "deployments/docker/Dockerfile", name
         assert (DOCKER / service["build"]["context"]).resolve() == ROOT, name
@@ -147,7 +154,9 @@ def test_the_instance_is_that_of_the_local_stack_but_for_addresses() -> None:
     assert here == moved != there
 
 
-@pytest.mark.parametrize(("name", "port"), [("code-ingestion", "4000"), ("webserver", "3000")])
+@pytest.mark.parametrize(
+    ("name", "port"), [("code-ingestion", "4000"), ("webserver", "3000"), ("api", "8080"), ("metrics", "9465")]
+)
 def test_a_health_check_fails_without_a_server(services: dict[str, dict[str, Any]], name: str, port: str) -> None:
     _, _, option, program = services[name]["healthcheck"]["test"]
     with socket.socket() as silent:

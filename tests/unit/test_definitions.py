@@ -138,3 +138,82 @@ def test_every_model_of_the_catalogue_has_its_assets() -> None:
     from dash_pipeline.models.catalogue import MODELS
 
     assert list(ABOUT) == list(MODELS)
+
+
+#: Assets that nothing of the platform makes: why they have no upstream.
+SOURCES = {
+    "kafka/anvil": "whoever publishes the chain's messages",
+    "kafka/dash/dead_letters": "every topic's refused messages: an edge from each would hide the graph",
+    "labels/": "labelled data from outside",
+    "housekeeping/dagster_records": "Dagster's own records, which it sweeps",
+    "analytics/stream_offsets": "ops.stream_offsets is written with the rows of every table",
+}
+#: Kinds of assets without a check: why none makes sense.
+UNCHECKED = {"view": "a dbt view has no rows of its own; those of the table that it shows are checked"}
+
+
+@pytest.fixture
+def graphs(one_chain: None) -> dict[str, Any]:
+    return {location: build_defs(location).get_repository_def().asset_graph for location in LOCATIONS}
+
+
+def own(graph: Any) -> list[Any]:
+    """A location's assets, without what it knows of others' by name only."""
+    return [graph.get(key) for key in sorted(graph.get_all_asset_keys()) if graph.get(key).group_name != "default"]
+
+
+def test_every_asset_is_in_the_catalogue_with_what_a_person_looks_for(graphs: dict[str, Any]) -> None:
+    lacking = []
+    for location, graph in graphs.items():
+        checked = {key.asset_key for key in graph.asset_check_keys}
+        for node in own(graph):
+            has = {
+                "description": node.description,
+                "owner": node.owners,
+                "kind": node.kinds,
+                "check": node.key in checked or node.kinds & UNCHECKED.keys(),
+                "link to its code": node.metadata.get("dagster/code_references"),
+            }
+            lacking += [f"{location}: {node.key.to_user_string()} has no {what}" for what in has if not has[what]]
+    assert lacking == []
+
+
+def test_links_lead_to_code_that_makes_the_asset(graphs: dict[str, Any], environment: pytest.MonkeyPatch) -> None:
+    for graph in graphs.values():
+        for node in own(graph):
+            for reference in node.metadata["dagster/code_references"].code_references:
+                line = Path(reference.file_path).read_text().splitlines()[reference.line_number - 1].strip()
+                expected = ("@", "def ") if reference.file_path.endswith(".py") else ("{", "--", "select", "with")
+                assert line.lower().startswith(expected), (node.key, reference, line)
+    environment.setenv("DASH_CODE_URL", "https://git.example/dash/blob/abc")
+    settings.cache_clear()
+    node = build_defs("marts").get_repository_def().asset_graph.get(AssetKey(["analytics", "blocks"]))
+    sql, function = node.metadata["dagster/code_references"].code_references
+    assert sql.url.startswith("https://git.example/dash/blob/abc/dbt/models/")
+    assert function.url.startswith("https://git.example/dash/blob/abc/assets/marts/")
+
+
+def test_no_asset_is_an_orphan(graphs: dict[str, Any]) -> None:
+    """Each is made from others, down to sources; and what one location names, another one has."""
+    parents: dict[str, set[str]] = {}
+    for graph in graphs.values():
+        for node in own(graph):
+            parents[node.key.to_user_string()] = {parent.to_user_string() for parent in node.parent_keys}
+    assert {parent for found in parents.values() for parent in found} <= parents.keys()
+    roots = [key for key, found in parents.items() if not found]
+    assert [key for key in roots if not key.startswith(tuple(SOURCES))] == []
+
+
+def test_groups_are_read_from_left_to_right(graphs: dict[str, Any]) -> None:
+    """A folded graph has no cycle of groups but those that are real: the engine reads champions trained on history."""
+    edges: dict[str, set[str]] = {}
+    groups = {node.key: node.group_name for graph in graphs.values() for node in own(graph)}
+    for graph in graphs.values():
+        for node in own(graph):
+            edges.setdefault(node.group_name, set()).update(groups[key] for key in node.parent_keys)
+    order: list[str] = []
+    left = {group: found - {group} for group, found in edges.items()}
+    while ready := sorted(group for group, found in left.items() if found <= set(order)):
+        order += ready
+        left = {group: found for group, found in left.items() if group not in order}
+    assert left == {}, f"these groups point at each other: {left}; so far {order}"

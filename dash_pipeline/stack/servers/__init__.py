@@ -4,6 +4,7 @@ Belongs here: what is particular to a server: install, configure, start, probe, 
 Does not belong here: their order (`stack.py`).
 """
 
+from dash_pipeline.stack.servers.api import Api
 from dash_pipeline.stack.servers.base import NotReadyError, Place, Server
 from dash_pipeline.stack.servers.dagster import CODE_LOCATIONS, CodeServer, Daemon, Webserver
 from dash_pipeline.stack.servers.kafka import Kafka
@@ -17,4 +18,4 @@ __all__ = ["DAGSTER", "SERVERS", "STORES", "NotReadyError", "Place", "Server"]
 STORES: tuple[Server, ...] = (Timescale(), Kafka(), OpenSearch(), S3())
 #: What runs the platform's code.
 DAGSTER: tuple[Server, ...] = (*(CodeServer(name) for name in CODE_LOCATIONS), Webserver(), Daemon())
-SERVERS = {server.name: server for server in (*STORES, *DAGSTER)}
+SERVERS = {server.name: server for server in (*STORES, *DAGSTER, Api())}

@@ -75,7 +75,7 @@ class CodeServer(Server):
         return Program(self.name, command, stop_wait_s=20)
 
     def probe(self, place: Place, since: float) -> None:
-        """gRPC's own health check."""
+        """gRPC's own health check; raises NotReadyError until it passes."""
         target = place.ports.at(self.name)
         with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
             request = health_pb2.HealthCheckRequest(service="DagsterApi")
@@ -146,7 +146,7 @@ class Daemon(Server):
         return Program(self.name, [*_dagster("dagster-daemon"), "run", *workspace], stop_wait_s=20)
 
     def probe(self, place: Place, since: float) -> None:
-        """Its heart beats in the database, as the webserver sees it."""
+        """Its heart beats in the database, as the webserver sees it; raises NotReadyError until it does."""
         fields = "daemonType required healthy lastHeartbeatTime"
         query = f"{{ instance {{ daemonHealth {{ allDaemonStatuses {{ {fields} }} }} }} }}"
         statuses = graphql(place, query)["instance"]["daemonHealth"]["allDaemonStatuses"]

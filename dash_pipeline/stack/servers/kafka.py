@@ -55,7 +55,8 @@ class Kafka(Server):
         return Program(self.name, ["/bin/sh", start_script(self.name)], environment, stop_wait_s=45)
 
     def probe(self, place: Place, since: float) -> None:
-        """The platform's user asks for metadata; the broker must advertise the address it was asked at."""
+        """The platform's user asks for metadata; the broker must advertise the address it was asked at.
+        Raises NotReadyError until it does."""
         options: dict[str, str | int | float | bool] = {**confluent_options(place.settings)}
         options |= {"log_level": "0", "socket.timeout.ms": "2000"}
         try:

@@ -55,7 +55,7 @@ class OpenSearch(Server):
         return Program(self.name, ["/bin/sh", start_script(self.name)], environment, stop_wait_s=45)
 
     def probe(self, place: Place, since: float) -> None:
-        """The cluster says that its primaries are there."""
+        """The cluster says that its primaries are there; raises NotReadyError until it does."""
         url = f"{place.settings.opensearch_url}/_cluster/health?wait_for_status=yellow&timeout=2s"
         health = http_json(url, user="dash", password=place.secrets.opensearch)
         if health["status"] == "red":

@@ -27,7 +27,8 @@ class S3(Server):
     ports = (*_PORTS, *(f"{port} grpc" for port in _PORTS))
 
     def prepare(self, place: Place, say: Say) -> Program:
-        """The program comes with the locked requirements; keys and bucket are given at each start."""
+        """The program comes with the locked requirements; keys and bucket are given at each start.
+        Raises DashError when it is missing."""
         weed = Path(sys.executable).with_name("weed")
         if not weed.exists():
             raise DashError(f"{weed} is missing: run `make venv`")
@@ -39,7 +40,7 @@ class S3(Server):
         return Program(self.name, ["/bin/sh", start_script(self.name)], environment)
 
     def probe(self, place: Place, since: float) -> None:
-        """The bucket is there for who has the key."""
+        """The bucket is there for who has the key; raises NotReadyError until it is."""
         settings = place.settings
         client = boto3.client(
             "s3",

@@ -66,7 +66,7 @@ class Timescale(Server):
         return Program(self.name, ["/bin/sh", start_script(self.name)], environment, stop_signal="INT", stop_wait_s=60)
 
     def probe(self, place: Place, since: float) -> None:
-        """The superuser gets an answer."""
+        """The superuser gets an answer; raises NotReadyError until he does."""
         try:
             with superuser(place) as connection:
                 connection.execute("SELECT 1")

@@ -57,6 +57,7 @@ class Written:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Written) -> None:
+        """What another request wrote, too."""
         self.documents += other.documents
         self.conflicts += other.conflicts
         self.rejected += other.rejected

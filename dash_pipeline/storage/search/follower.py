@@ -26,6 +26,7 @@ from dash_pipeline.chains import QuoteToken, load_chains
 from dash_pipeline.errors import DashError
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import timescale
+from dash_pipeline.storage.changes import CHANGED_HOURS
 from dash_pipeline.storage.search import documents, indexes, rollups
 from dash_pipeline.storage.search.bulk import IndexMissing, Written, client, one_line, write
 from dash_pipeline.storage.search.indexes import TOKENS_INDEX, TRANSACTIONS_INDEX, WALLETS_INDEX
@@ -268,11 +269,13 @@ def _write(opensearch: OpenSearch, index: str, chain: str, target: str | None, l
 
 
 def _finish(conn: Connection, ids: Sequence[int]) -> None:
-    """Strike the rows off the outbox and move the watermark, together."""
+    """Strike the rows off the outbox, move the watermark, and tell the marts which hours changed, together."""
     if not ids:
         return
     conn.execute(
-        "WITH done AS (DELETE FROM ops.search_outbox WHERE id = ANY(%s) RETURNING topics, partitions, next_offsets)"
+        "WITH done AS (DELETE FROM ops.search_outbox WHERE id = ANY(%s)"
+        "  RETURNING chain, blocks, ts_min, topics, partitions, next_offsets),"
+        f" hours AS ({CHANGED_HOURS})"
         " INSERT INTO ops.search_watermark AS w (topic, partition, next_offset)"
         " SELECT topic, partition, max(next_offset) FROM done, unnest(topics, partitions, next_offsets)"
         "  AS d(topic, partition, next_offset) GROUP BY 1, 2 ORDER BY 1, 2"

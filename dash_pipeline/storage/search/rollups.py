@@ -230,7 +230,14 @@ _POOL_COLUMNS = ["chain", "pool", "protocol", "base", "quote", "as_of", "due", "
 for _w in WINDOWS:
     _POOL_COLUMNS += [f"{c}_{_w}" for c in ("price", "reserve_quote", "volume_base", "volume_quote", "trades")]
 
-# The quote token is the registry's earlier one of the two, else the one that more pools hold; found once, hence OFFSET.
+#: SQL: of pool `p`, the places of its tokens among %(quotes)s (`r`), and whether token0 is the quote token (`q.zero`).
+#: That is the registry's earlier one of the two, else the one that more pools hold; found once, hence OFFSET.
+QUOTE_SIDE = f"""CROSS JOIN LATERAL (SELECT array_position(%(quotes)b::bytea[], p.token0) AS r0,
+  array_position(%(quotes)b::bytea[], p.token1) AS r1) r
+ CROSS JOIN LATERAL (SELECT CASE WHEN r0 IS NULL AND r1 IS NULL
+   THEN {_occurrences("p.token0")} > {_occurrences("p.token1")}
+   ELSE coalesce(r0, 1000000) < coalesce(r1, 1000000) END AS zero OFFSET 0) q"""
+
 _POOL_WINDOWS = f"""
 WITH k AS MATERIALIZED (SELECT DISTINCT unnest(%(pools)b::bytea[]) AS pool),
 fresh AS MATERIALIZED (
@@ -246,11 +253,7 @@ fresh AS MATERIALIZED (
  FROM k
  CROSS JOIN LATERAL (SELECT protocol, token0, token1 FROM chain.pools p
   WHERE {of_chain("p")} AND p.address = k.pool ORDER BY p.ts DESC LIMIT 1) p
- CROSS JOIN LATERAL (SELECT array_position(%(quotes)b::bytea[], p.token0) AS r0,
-  array_position(%(quotes)b::bytea[], p.token1) AS r1) r
- CROSS JOIN LATERAL (SELECT CASE WHEN r0 IS NULL AND r1 IS NULL
-   THEN {_occurrences("p.token0")} > {_occurrences("p.token1")}
-   ELSE coalesce(r0, 1000000) < coalesce(r1, 1000000) END AS zero OFFSET 0) q
+ {QUOTE_SIDE}
  CROSS JOIN LATERAL (SELECT c.ts {_candles(60, f"%(as_of)s::timestamptz - interval '{HORIZON}'")}
   ORDER BY c.ts DESC LIMIT 1) e
  LEFT JOIN LATERAL (SELECT c.last_trade {_candles(60, f"%(as_of)s::timestamptz - interval '{HORIZON}'")}

@@ -1,0 +1,86 @@
+"""What a reader of `dash_pipeline/` is told: each public module, class and function says what it does and how it fails.
+
+Judged by the syntax tree, so only what can be seen there: that there is a docstring, that a function which raises an
+error itself says that it does, and that one which takes or returns frames or arrays says something of what is in them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "dash_pipeline"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "migrations/versions" not in str(path))
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+#: The project's errors: a function whose own body raises one says so.
+ERRORS = re.compile(r"(\w*Error|Unavailable|Conflict|Corrupt|Refused\w*)$")
+FRAMES = re.compile(r"\b(pl\.(Data|Lazy)Frame|np\.ndarray|NDArray|Floats|Matrix)\b")
+# A column or name in backticks, a shape or a dtype.
+SHAPES = re.compile(r"`|\bcolumns?\b|\brows?\b|\bshape\b|\b\(n\b|\bfloat64\b|\buint16\b|frame", re.IGNORECASE)
+
+# Docstrings of commands are their help; each error of theirs is one line, and exit code 2.
+COMMANDS = {"dash_pipeline/cli.py", "dash_pipeline/models/market_labels.py"}
+
+
+def public(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
+    """Name and definition of every public class, function and method; not what is inside functions, nor overloads."""
+    for node in tree.body:
+        if isinstance(node, Definition) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                for inner in node.body:
+                    if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith("_"):
+                        yield f"{node.name}.{inner.name}", inner
+
+
+def definitions() -> Iterator[tuple[str, Definition]]:
+    for path in MODULES:
+        for name, node in public(ast.parse(path.read_text())):
+            yield f"{path.relative_to(PACKAGE.parent)}:{node.lineno} {name}", node
+
+
+def raised(function: Definition) -> set[str]:
+    """Errors of the project that the function's own body raises, and does not catch where it raises them."""
+    found = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            name = ast.unparse(node.exc.func).rpartition(".")[2]
+            if ERRORS.match(name):
+                found.add(name)
+    return found
+
+
+def test_every_module_says_what_belongs_in_it() -> None:
+    said = {str(path.relative_to(PACKAGE.parent)): ast.get_docstring(ast.parse(path.read_text())) for path in MODULES}
+    assert [path for path, text in said.items() if not text] == []
+
+
+def test_every_public_class_and_function_says_what_it_is() -> None:
+    assert [where for where, node in definitions() if not ast.get_docstring(node)] == []
+
+
+def test_who_raises_an_error_says_so() -> None:
+    silent = []
+    for where, node in definitions():
+        if isinstance(node, ast.ClassDef) or where.split(":")[0] in COMMANDS:
+            continue
+        text = ast.get_docstring(node) or ""
+        if (errors := raised(node)) and not re.search("raise|refuse|fails", text, re.IGNORECASE):
+            silent.append(f"{where}: raises {', '.join(sorted(errors))}")
+    assert silent == []
+
+
+def test_who_takes_or_returns_frames_says_what_is_in_them() -> None:
+    silent = []
+    for where, node in definitions():
+        if isinstance(node, ast.ClassDef):
+            continue
+        annotations = [argument.annotation for argument in node.args.args + node.args.kwonlyargs] + [node.returns]
+        framed = any(FRAMES.search(ast.unparse(one)) for one in annotations if one)
+        if framed and not SHAPES.search(ast.get_docstring(node) or ""):
+            silent.append(where)
+    assert silent == []
