@@ -20,9 +20,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from dash_pipeline import demo, topics
+from dash_pipeline import topics
+from dash_pipeline.demo import CHAIN as WHOLE_CHAIN
+from dash_pipeline.demo import Outcome
 from dash_pipeline.feed import files
-from dash_pipeline.feed.replay import silent
 from dash_pipeline.kafka import confluent_options
 from dash_pipeline.market import RECORDED
 from dash_pipeline.settings import Settings
@@ -117,9 +118,8 @@ def receiver(platform: Stack) -> Iterator[Receiver]:
 
 
 @pytest.mark.parametrize("seed", [int(os.environ.get("DASH_KILL_SEED") or random.SystemRandom().randrange(10**6))])
-def test_nothing_is_lost_or_doubled(platform: Stack, receiver: Receiver, seed: int) -> None:
-    # Ingested without kills, for comparison; the champions are there then, too.
-    demo.demo(platform, silent, lambda text: None)
+def test_nothing_is_lost_or_doubled(platform: Stack, outcome: Outcome, receiver: Receiver, seed: int) -> None:
+    assert outcome.agrees, "ingested without kills, for comparison; the champions are there then, too"
     settings, dice, killed = platform.settings(), random.Random(seed), Counter[str]()
     topics.ensure(settings, [CHAIN])
     feed = Feed(settings)
@@ -147,19 +147,19 @@ def test_nothing_is_lost_or_doubled(platform: Stack, receiver: Receiver, seed: i
     print(f"seed {seed}: {killed.total()} kills: {dict(killed)}")
     settle(settings, CHAIN)
     check(settings, CHAIN, feed.sent)
-    check_alerts(settings, receiver)
+    check_alerts(settings, receiver, outcome)
     assert killed.total() >= KILLS
 
 
-def check_alerts(settings: Settings, receiver: Receiver) -> None:
+def check_alerts(settings: Settings, receiver: Receiver, whole: Outcome) -> None:
     """The anomalies are those of the same market ingested in one go; each that people are told of was told once."""
     found = (
         "SELECT kind, severity, encode(pool, 'hex'), encode(tx_hash, 'hex'), score FROM intel.anomalies"
         " WHERE chain = %s AND retracted_at IS NULL ORDER BY 1, 2, 3, 4"
     )
     with timescale.connect(settings) as conn:
-        killed, whole = (conn.execute(found, (chain,)).fetchall() for chain in (CHAIN, demo.CHAIN))
-        assert killed == whole != []
+        killed, in_one_go = (conn.execute(found, (chain,)).fetchall() for chain in (CHAIN, WHOLE_CHAIN))
+        assert killed == in_one_go != []
         raised = [
             row[0]
             for row in conn.execute(
@@ -179,7 +179,7 @@ def check_alerts(settings: Settings, receiver: Receiver) -> None:
     # Once, and once more for each time that it was taken back.
     assert all(told[id_, "raised"] == told[id_, "retracted"] + 1 for id_ in raised), told
     pools = {alert["pool"] for alert in receiver.taken() if alert["severity"] == "high" and alert["chain"] == CHAIN}
-    assert pools == set(demo.rug_pulls())
+    assert pools == set(whole.rug_pulls)
     opensearch = client(settings)
     opensearch.indices.refresh(index="alerts")
     assert {document["id"] for document in find_alerts(opensearch, chain=CHAIN, size=1_000)} == set(raised)

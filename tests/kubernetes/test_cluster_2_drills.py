@@ -122,6 +122,7 @@ def test_a_code_location_that_crashes_leaves_the_others_working(release: Release
         wait("the code location", lambda: release.ready("code-marts"))
 
 
+@pytest.mark.patient
 def test_a_run_that_takes_too_much_memory_is_named_as_such(release: Release) -> None:
     limits = {"container_config": {"resources": {"requests": {"memory": "32Mi"}, "limits": {"memory": "64Mi"}}}}
 
@@ -142,6 +143,7 @@ def test_a_run_whose_image_is_missing_fails_with_the_reason(release: Release, no
     assert image in said, said
 
 
+@pytest.mark.patient
 def test_a_code_location_is_replaced_during_a_feed(release: Release) -> None:
     """A rolling upgrade fails no run."""
     before = failed(release)
