@@ -52,7 +52,7 @@ def check_alerts() -> SensorDefinition:
 
     @sensor(
         name="check_alerts",
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=10,
         default_status=DefaultSensorStatus.RUNNING,
         description="Tells the owner of a run whose asset check has failed, and when it passes again.",
     )

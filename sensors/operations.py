@@ -46,7 +46,7 @@ def operations_sensor(chains: Iterable[Chain]) -> SensorDefinition:
 
     @sensor(
         name="operations_sensor",
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=10,
         default_status=DefaultSensorStatus.RUNNING,
         description="Tells operators of lag, of commits that stand still, of dead letters and overdue drills, and when"
         " such a thing is over (`DASH_NOTIFY_CHANNELS`, `DASH_OWNER_ROUTES`). Delivers what waits for a channel.",

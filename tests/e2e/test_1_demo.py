@@ -48,6 +48,7 @@ def test_every_rug_pull_is_an_alert_with_predictions(outcome: Outcome) -> None:
             assert said[model]["version"] != "none"
 
 
+@pytest.mark.patient
 def test_feeding_it_again_changes_nothing(platform: Stack, outcome: Outcome) -> None:
     again = demo(platform, silent, lambda text: None)
     assert again.agrees

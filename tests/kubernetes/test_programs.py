@@ -96,6 +96,7 @@ def running(command: list[str], env: dict[str, str], ready: Callable[[], object]
             process.kill()
 
 
+@pytest.mark.patient
 def test_code_location_and_webserver_start_and_find_each_other(
     stack: Stack, objects: list[Object], fresh_database: Settings, tmp_path: Path
 ) -> None:
