@@ -532,6 +532,7 @@ def location(stack: Stack, here: Settings, monkeypatch: pytest.MonkeyPatch) -> I
     settings_module.settings.cache_clear()
 
 
+@pytest.mark.patient
 def test_backup_drill_and_check_as_jobs(location: Definitions, full: Backup) -> None:
     with DagsterInstance.ephemeral() as instance:
 

@@ -253,7 +253,11 @@ def restarted(stack: Stack) -> Iterator[None]:
 @pytest.mark.usefixtures("restarted")
 @pytest.mark.parametrize(
     ("server", "how"),
-    [pytest.param("timescale", "stop", marks=pytest.mark.patient), ("timescale", "kill"), ("kafka", "kill")],
+    [
+        pytest.param("timescale", "stop", marks=pytest.mark.patient),
+        ("timescale", "kill"),
+        pytest.param("kafka", "kill", marks=pytest.mark.patient),
+    ],
 )
 def test_a_server_that_restarts_while_a_lane_drains(market: Market, stack: Stack, server: str, how: str) -> None:
     blocks = 150
@@ -335,6 +339,7 @@ def test_a_last_word_to_the_group_that_no_broker_hears_holds_nobody_up(market: M
 
 
 @pytest.mark.usefixtures("restarted")
+@pytest.mark.patient
 def test_an_index_that_is_away_does_not_stop_the_tables(
     market: Market, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def made(result: ExecuteInProcessResult) -> set[str]:
     return {event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key}
 
 
+@pytest.mark.patient
 def test_views_are_built_alone(here: Settings) -> None:
     wanted = ("tokens", "traces")
     assert TimescaleResource().absent([f"analytics.{name}" for name in wanted]) != []
