@@ -294,6 +294,7 @@ def test_a_database_that_stays_away_ends_the_run_with_one_line(market: Market, s
 
 
 @pytest.mark.usefixtures("restarted")
+@pytest.mark.patient
 def test_a_broker_that_stays_away_ends_the_run_with_one_line(market: Market, stack: Stack) -> None:
     market.produce(whole(branch("A", 0, 4, "-")))
     of = market.lane()

@@ -34,6 +34,7 @@ def kill(*words: str) -> int:
 
 
 @pytest.mark.usefixtures("node")
+@pytest.mark.patient
 def test_a_runs_pod_is_killed(release: Release) -> None:
     with feeding(release):
         (victim, *_) = wait("a lane at work", lambda: at_work(release))
