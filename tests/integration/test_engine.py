@@ -610,6 +610,7 @@ def test_many_moments_at_a_time_say_what_each_says_alone(desk: Desk) -> None:
     assert sum("score=0." in text for text in together) > 80 * 6
 
 
+@pytest.mark.patient
 def test_a_flood_is_one_run_and_few_requests(desk: Desk) -> None:
     dice = random.Random(5)
     noon = datetime(2024, 3, 9, 12, tzinfo=UTC)

@@ -103,6 +103,7 @@ def test_sigterm_under_load_ends_the_run_in_good_order(market: Market, instance:
     market.check(BLOCKS)
 
 
+@pytest.mark.patient
 def test_a_run_that_a_person_terminates_is_cancelled(market: Market, instance: DagsterInstance) -> None:
     market.produce(whole(branch("A", 0, BLOCKS - 1, "-")))
     run_id, process = launch(instance, market)

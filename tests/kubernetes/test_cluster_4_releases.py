@@ -30,6 +30,7 @@ def settings_of(release: Release) -> dict[str, str]:
     return found
 
 
+@pytest.mark.patient
 def test_an_upgrade_and_back(release: Release, installed: dict[str, Any]) -> None:
     changed = copy.deepcopy(installed)
     changed["settings"]["lag_per_lane"] = 2_000
