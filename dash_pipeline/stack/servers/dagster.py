@@ -25,8 +25,6 @@ from dash_pipeline.stack.servers.timescale import superuser
 from dash_pipeline.stack.supervisor import Program
 
 CODE_LOCATIONS = ("ingestion", "intelligence", "lifecycle", "marts")
-# Their runs, behind the others in the queue for the processors: marts may be a moment old, a commit may not wait.
-_BEHIND = ("marts",)
 
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus
     locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
@@ -73,8 +71,7 @@ class CodeServer(Server):
             "--location-name",
             self.location,
         ]
-        behind = ["nice", "-n", "10"] if self.location in _BEHIND else []
-        command = [*behind, *_dagster("dagster"), "api", "grpc", *address, *module, "--lazy-load-user-code"]
+        command = [*_dagster("dagster"), "api", "grpc", *address, *module, "--lazy-load-user-code"]
         return Program(self.name, command, stop_wait_s=20)
 
     def probe(self, place: Place, since: float) -> None:
