@@ -21,8 +21,7 @@ import pytest
 from confluent_kafka import Producer
 
 from dash_pipeline import topics
-from dash_pipeline.demo import CHAIN as WHOLE_CHAIN
-from dash_pipeline.demo import Outcome
+from dash_pipeline.demo import LIVE_CHAIN, Outcome
 from dash_pipeline.feed import files
 from dash_pipeline.kafka import confluent_options
 from dash_pipeline.market import RECORDED
@@ -37,7 +36,7 @@ from tests.whole import check, settle
 
 KILLS = 21
 KILL_FOR_S = 400
-CHAIN = "anvil_live"  # no other end-to-end test feeds it
+CHAIN = LIVE_CHAIN  # no other end-to-end test feeds it
 #: Kills of runs, by the code server that has them as its children.
 RUNS = {"lane": "code-ingestion", "engine": "code-intelligence"}
 SERVERS = ("kafka", "timescale", "opensearch", "s3", "daemon")
@@ -158,7 +157,7 @@ def check_alerts(settings: Settings, receiver: Receiver, whole: Outcome) -> None
         " WHERE chain = %s AND retracted_at IS NULL ORDER BY 1, 2, 3, 4"
     )
     with timescale.connect(settings) as conn:
-        killed, in_one_go = (conn.execute(found, (chain,)).fetchall() for chain in (CHAIN, WHOLE_CHAIN))
+        killed, in_one_go = (conn.execute(found, (chain,)).fetchall() for chain in (CHAIN, whole.chain))
         assert killed == in_one_go != []
         raised = [
             row[0]

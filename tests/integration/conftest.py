@@ -1,4 +1,4 @@
-"""Fixtures of tests that take rows out of the hot tables: a database that holds nothing when a test begins."""
+"""Fixtures of several integration tests: mostly a database that holds nothing when a test begins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from dash_pipeline import kafka
 from dash_pipeline import settings as settings_module
 from dash_pipeline.archive.parquet import ARCHIVED
 from dash_pipeline.settings import Settings
@@ -17,6 +18,12 @@ _OTHERS = (
     "ops.archive_manifest, ops.archived_rows, ops.chains, ops.block_tree, ops.search_outbox, ops.changed_hours,"
     " rollup.wallet_blocks, chain.pools, intel.alerts, intel.deliveries"
 )
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is not there is waited for for two seconds."""
+    monkeypatch.setattr(kafka, "BOOTSTRAP_TIMEOUT_MS", 2000)
 
 
 @pytest.fixture(scope="module")

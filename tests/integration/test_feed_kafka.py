@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from dash_pipeline import kafka, market, topics
+from dash_pipeline import market, topics
 from dash_pipeline.errors import Unavailable
 from dash_pipeline.feed import files
 from dash_pipeline.feed.node import ask
@@ -160,11 +160,6 @@ def test_a_message_that_the_broker_refuses(settings: Settings, chain: str) -> No
         publish([event(row("block", 1)), event(row("log", 1)), event(row("log", 2)), event(too_large)], chain, sink)
     assert str(caught.value) == f"the broker refused 1 of 4 messages; published: 1 to {chain}.blocks, 2 to {chain}.logs"
     assert len(read_back(settings, chain)[f"{chain}.logs"]) == 2
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "BOOTSTRAP_TIMEOUT_MS", 2000)
 
 
 @pytest.mark.usefixtures("impatient")

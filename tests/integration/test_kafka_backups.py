@@ -162,8 +162,8 @@ def test_what_is_kept(mine: Settings) -> None:
     assert list(backups.snapshots(mine)) == [newest, older.replace(f"{a.taken_at:%Y%m%d}", long_ago)]
 
 
-def test_what_goes_wrong_is_one_line(mine: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dash_pipeline.kafka.BOOTSTRAP_TIMEOUT_MS", 2_000)
+@pytest.mark.usefixtures("impatient")
+def test_what_goes_wrong_is_one_line(mine: Settings) -> None:
     with pytest.raises(DashError, match=r"backups/kafka/\*: there is no such snapshot; asset backups/kafka takes one"):
         backups.load(mine)
     with faulty(mine) as (through, fault):
