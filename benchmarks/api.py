@@ -40,7 +40,7 @@ TRANSACTIONS, POOLS, WALLETS = 400_000, 380_000, 45_000
 RATE, RATE_WHILE_INGESTING, EVENTS_PER_S = 200, 20, 5_000
 SECONDS = 60
 # Before that OpenSearch's compiler is at work on what is asked for, and takes a processor.
-WARM_UP_S = 60
+WARM_UP_S = 150
 INGEST_WARM_UP_S = 15
 TYPES = ("blocks", "transactions", "logs", "token_transfers")
 PARTITIONS = 4

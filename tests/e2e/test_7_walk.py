@@ -103,7 +103,6 @@ def test_the_operators_morning(browser: webdriver.Chrome, ui: str, keep: Keep) -
     keep("health")
 
 
-@pytest.mark.patient
 def test_a_failed_check_and_the_notice_that_comes_of_it(
     browser: webdriver.Chrome, ui: str, keep: Keep, operators: Receiver, a_lost_row: Callable[[], None]
 ) -> None:

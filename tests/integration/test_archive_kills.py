@@ -110,8 +110,7 @@ def test_twenty_kills_lose_and_double_nothing(conn: db.Connection, migrated: Set
     assert check(migrated, chain=chain).wrong == ()
 
 
-@pytest.mark.patient
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.patient) for seed in (1, 2))])
 def test_whatever_happens_each_row_is_there_once(
     conn: db.Connection, migrated: Settings, unique: Callable[[str], str], seed: int
 ) -> None:

@@ -156,7 +156,6 @@ class Pipeline:
         }
 
 
-@pytest.mark.patient
 def test_reorgs_of_a_real_node(
     fresh_database: Settings, chain: Chain, node: Node, program: Path, tmp_path: Path
 ) -> None:

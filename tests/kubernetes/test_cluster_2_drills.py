@@ -123,7 +123,6 @@ def test_a_code_location_that_crashes_leaves_the_others_working(release: Release
         wait("the code location", lambda: release.ready("code-marts"))
 
 
-@pytest.mark.patient
 def test_a_run_that_takes_too_much_memory_is_named_as_such(release: Release) -> None:
     limits = {"container_config": {"resources": {"requests": {"memory": "32Mi"}, "limits": {"memory": "64Mi"}}}}
 
