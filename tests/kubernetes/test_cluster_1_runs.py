@@ -81,6 +81,7 @@ def test_a_run_is_a_pod_of_its_lanes_size_without_rights(release: Release) -> No
         assert not any("serviceaccount" in mount["mountPath"] for mount in container["volumeMounts"])
 
 
+@pytest.mark.patient
 def test_from_request_to_start(release: Release) -> None:
     """Quiet: one run after the other, of a job that does little."""
     wait("quiet", lambda: not release.run_pods())
