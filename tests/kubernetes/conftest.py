@@ -258,7 +258,7 @@ def values(cluster: Cluster, stores: Stack, image: str) -> dict[str, Any]:
             "scale_up_cooldown_s": 10,
             "scale_down_after_s": 30,
             "idle_timeout_s": 10,
-            # The first run of the marts is a pod like the others; one every minute would take the processors from lanes.
+            # The marts are built once; a run every minute would take the processors that the lanes under test need.
             "marts_every_s": 1_800,
         },
         # One small node: several lanes, those that they take over from and the prediction engine must fit on it.
