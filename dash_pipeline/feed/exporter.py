@@ -56,7 +56,7 @@ def ensure_exporter(say: Callable[[str], None] = lambda _: None) -> Path:
         if complete.exists() and complete.read_text() == wanted:
             return program
         say("installing ethereum-etl into an environment of its own (about a minute, once)")
-        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
+        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         _run([sys.executable, "-m", "venv", "--clear", str(home)])
         _run([*pip, *PACKAGES])
         _run([*pip, "--no-deps", *PACKAGES_WITHOUT_DEPENDENCIES])
