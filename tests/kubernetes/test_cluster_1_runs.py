@@ -97,7 +97,7 @@ def test_from_request_to_start(release: Release) -> None:
 
 
 def test_logs_of_a_run_are_on_s3(release: Release) -> None:
-    # A run's pod writes its log there when its step ends; the newest may still be at work, or be deleted as not needed.
+    # A run's pod writes its log there when its step ends; the newest may still be at work.
     run = release.runs(JOB, limit=1, statuses=["SUCCESS"])[0]
     found = release.stores_bucket().keys(f"dagster-logs/storage/{run['runId']}/")
 
