@@ -39,7 +39,7 @@ from dash_pipeline.storage import api_keys, search, timescale
 TRANSACTIONS, POOLS, WALLETS = 400_000, 380_000, 45_000
 RATE, RATE_WHILE_INGESTING, EVENTS_PER_S = 200, 20, 5_000
 SECONDS = 60
-# Before that OpenSearch is at work on what the fill left, and its compiler on what is asked for: p99 is twice as high.
+# For about two minutes after the fill p99 is twice as high.
 WARM_UP_S = 150
 INGEST_WARM_UP_S = 15
 TYPES = ("blocks", "transactions", "logs", "token_transfers")
