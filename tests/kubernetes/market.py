@@ -16,7 +16,7 @@ from pathlib import Path
 
 from confluent_kafka import Producer
 
-from dash_pipeline.demo import forget
+from dash_pipeline.demo import LIVE_CHAIN, forget
 from dash_pipeline.feed import files
 from dash_pipeline.feed.replay import replay
 from dash_pipeline.kafka import confluent_options
@@ -27,7 +27,7 @@ from dash_pipeline.topics import topic_name
 from tests.kubernetes.release import Release, wait
 from tests.whole import check, settle
 
-CHAIN = "anvil_live"
+CHAIN = LIVE_CHAIN
 JOB = f"ingest_{CHAIN}"
 #: Messages a second, at which the 82,560 of the whole market last for half a minute.
 RATE = 2_500.0
