@@ -68,7 +68,8 @@ class ArchiveResource(ConfigurableResource[Any]):
 
         with session(settings()) as conn:
             tables = {table: sizes(conn, table) for table in ARCHIVED}
-            others = relation_bytes(conn, ["rollup.wallet_blocks", "rollup.pool_candles", "ops.block_tree"])
+            rollups = [f"rollup.{table}" for table in ("wallet_blocks", "pool_candles", "pool_minutes")]
+            others = relation_bytes(conn, [*rollups, "ops.block_tree"])
             others["schema side"] = sum(relation_bytes(conn, [f"side.{table}" for table in TABLES]).values())
         return {
             "hot bytes": sum(hot for hot, _, _ in tables.values()),

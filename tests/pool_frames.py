@@ -196,10 +196,10 @@ class Range(Pool):
 
 
 def stats(events: pl.DataFrame, window_s: float) -> pl.DataFrame:
-    """What `storage.anomalies.window_stats` reads, of the newest moment of each pool in `events`: its last window, and
-    the state before that."""
+    """What `storage.anomalies.window_stats` reads, of the newest moment of each pool in `events`: the minutes of its
+    last window, and the state before them."""
     events = events.filter(pl.col("event") != "transfer").sort("pool", "block_number", "log_index")
-    began = pl.col("ts").max().over("pool") - timedelta(seconds=window_s)
+    began = (pl.col("ts").max().over("pool") - timedelta(seconds=window_s)).dt.truncate("1m")
     inside, before = events.filter(pl.col("ts") >= began), events.filter(pl.col("ts") < began)
     swap = pl.col("event") == "swap"
     named = {"reserve0": "reserve0_f", "reserve1": "reserve1_f", "liquidity": "liquidity_f", "root": "sqrt_price_f"}

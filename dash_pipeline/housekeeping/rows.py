@@ -8,6 +8,7 @@ and goes again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import psycopg
@@ -56,23 +57,29 @@ def drop_lost_branches(settings: Settings) -> dict[str, int]:
 def drop_old_rollups(settings: Settings) -> dict[str, int]:
     """Delete the sums that nobody reads any more; table -> how many rows. Raises Unavailable.
 
-    Candles that no pool's window reaches back to; sums of a busy wallet's day that is no longer hot, which only spare
-    reading `rollup.wallet_blocks` while rows arrive. That table stays: a wallet's archived rows are found by it.
+    Candles that no pool's window reaches back to; minutes of events that are no longer hot; sums of a busy wallet's day
+    that is no longer hot, which only spare reading `rollup.wallet_blocks` while rows arrive. That table stays: a
+    wallet's archived rows are found by it.
     """
     with session(settings) as conn:
-        prefixes = 0
-        for chain, edge in edges(settings, conn).items():
+        prefixes, hot_from = 0, edges(settings, conn)
+        for chain, edge in hot_from.items():
             prefixes += conn.execute(
                 "DELETE FROM rollup.wallet_prefixes WHERE chain = %s AND day < %s", (chain, edge.date())
             ).rowcount
-        return {"wallet_prefixes": prefixes, "pool_candles": _drop_candles(settings, conn)}
+        newest = newest_times(conn, settings)
+        seen_from = dict(conn.execute(_CANDLES_UNTIL, (list(newest), list(newest.values()))).fetchall())
+        return {
+            "wallet_prefixes": prefixes,
+            "pool_candles": _drop(conn, "rollup.pool_candles", seen_from),
+            "pool_minutes": _drop(conn, "rollup.pool_minutes", hot_from),
+        }
 
 
-def _drop_candles(settings: Settings, conn: Connection) -> int:
-    newest = newest_times(conn, settings)
-    until: dict[str, datetime] = dict(conn.execute(_CANDLES_UNTIL, (list(newest), list(newest.values()))).fetchall())
+def _drop(conn: Connection, table: str, until: Mapping[str, datetime]) -> int:
+    """Drop the rows of a hypertable that are older than their chain's time; how many."""
     gone = 0
-    for chunk in chunks(conn, "rollup.pool_candles", max(until.values())) if until else ():
+    for chunk in chunks(conn, table, max(until.values())) if until else ():
         try:
             with conn.transaction():
                 conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(_LOCK_TIMEOUT))
@@ -84,9 +91,9 @@ def _drop_candles(settings: Settings, conn: Connection) -> int:
                     ).format(sql.SQL(chunk)),
                     (list(until), list(until.values())),
                 ).rowcount
-                # Another chain's candles may be in it.
+                # Another chain's rows may be in it.
                 if conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(sql.SQL(chunk))).fetchone() is None:
-                    drop_chunk(conn, "rollup.pool_candles", chunk)
+                    drop_chunk(conn, table, chunk)
         except psycopg.errors.LockNotAvailable:
             continue  # somebody has it for long: tomorrow
     return gone

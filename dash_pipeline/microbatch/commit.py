@@ -21,9 +21,8 @@ from dash_pipeline.events.abi import pool_events, pools
 from dash_pipeline.events.decode import MESSAGE, decode
 from dash_pipeline.events.reorgs import IN_TABLES, Block, Outcome, Status, follow, off_the_clock
 from dash_pipeline.microbatch.consume import Batch, TopicBatch
-from dash_pipeline.microbatch.detect import Detector, touched_pools
+from dash_pipeline.microbatch.detect import Detector
 from dash_pipeline.storage import timescale as db
-from dash_pipeline.storage.anomalies import pools_of_blocks
 from dash_pipeline.storage.tables import POOL_EVENTS, POOLS, TABLES, Table
 from dash_pipeline.storage.timescale import DeadLetter, Writer
 from dash_pipeline.topics import TYPES, Partition
@@ -154,18 +153,13 @@ def commit(
                 known = db.open_batch(transaction, writer.conn, chain, mine, run_id, sorted(heights), exclusive=False)
                 result, touched, fresh = _write_rows(writer, group, known)
             if detector is not None:
-                result.anomalies = detector.run(writer.conn, _pools(writer.conn, chain, result), run_id)
+                result.anomalies = detector.run(writer.conn, result.events, result.moved, run_id)
             if result.letters:
                 db.write_dead_letters(writer.conn, result.letters, run_id)
                 publish(result.letters)
             db.commit_batch(transaction, writer.conn, chain, fresh, touched, offsets, run_id)
         done.add(result)
     return done
-
-
-def _pools(conn: db.Connection, chain: str, done: Committed) -> pl.DataFrame:
-    """The pools that a transaction touched, by new events or by a fork that took some away."""
-    return pools_of_blocks(conn, chain, done.moved) if done.moved else touched_pools(done.events)
 
 
 # ---------------------------------------------------------------------------------------------- rows of blocks

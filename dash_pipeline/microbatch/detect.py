@@ -11,7 +11,7 @@ and what no longer holds is retracted. So arrival order, batch boundaries and ki
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,11 @@ from dash_pipeline.anomalies.rules import Rules
 from dash_pipeline.storage import anomalies as store
 from dash_pipeline.storage.timescale import Connection
 
+_SAID = (
+    "pool", "ts", "event", "sender", "recipient", "amount0_f", "amount1_f", "reserve0_f", "reserve1_f", "liquidity",
+    "sqrt_price_x96",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Detector:
@@ -33,13 +38,31 @@ class Detector:
     quotes: Sequence[bytes] = ()
     rules: Rules = field(default_factory=Rules)
 
-    def run(self, conn: Connection, touched: pl.DataFrame, run_id: str) -> int:
-        """Bring the anomalies of the pools in `touched` (columns: TOUCHED) up to date, in the transaction that touched
-        them; how many were found, changed or retracted."""
+    def begin(self, conn: Connection) -> None:
+        """Count the last window anew. What a lane of a version that counted no minutes wrote since the table was made
+        is in it then; such lanes end before this one commits anything."""
+        with conn.transaction():
+            store.lock_detection(conn, self.chain)
+            recent = store.recent_pools(conn, self.chain, self.rules.window_s)
+            if recent.height:
+                store.recount_minutes(conn, self.chain, recent)
+
+    def run(
+        self, conn: Connection, events: Sequence[pl.DataFrame], moved_blocks: Mapping[bytes, datetime], run_id: str
+    ) -> int:
+        """Bring the anomalies of pools up to date in the transaction that touched them, by new events (a frame per
+        kind, as `abi.pool_events` makes them) or by blocks that changed sides (hash -> timestamp); how many were found,
+        changed or retracted."""
+        touched = store.pools_of_blocks(conn, self.chain, moved_blocks) if moved_blocks else touched_pools(events)
         if not touched.height:
             return 0
         store.lock_detection(conn, self.chain)
         moved, touched = touched.filter("moved"), touched.filter(~pl.col("moved"))
+        if touched.height:
+            if moved_blocks:
+                store.recount_minutes(conn, self.chain, touched)
+            else:
+                store.add_minutes(conn, self.chain, pool_minutes(events))
         if moved.height:
             # A transfer touches no pool, but may name who is behind what was found before it came.
             since: datetime = moved["lo"].min()  # type: ignore[assignment]
@@ -53,9 +76,9 @@ class Detector:
             return 0
         touched = touched.filter(pl.col("pool").is_in(list(suspects)))
         pools = store.window_pools(conn, self.chain, list(suspects), self.quotes)
-        events = store.window_events(conn, self.chain, touched, pools, self.rules.lookback_s)
+        history = store.window_events(conn, self.chain, touched, pools, self.rules.lookback_s)
         lows = dict(touched.select("pool", "lo").iter_rows())
-        found = detect(events, pools, self.rules, lows).iter_rows(named=True)
+        found = detect(history, pools, self.rules, lows).iter_rows(named=True)
         rows = [self._row(row) for row in found if row["ts"] >= lows[row["pool"]]]
         if not rows and not stats["found_before"].any():
             return 0
@@ -83,3 +106,25 @@ def touched_pools(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
     if not pieces:
         return pl.DataFrame(schema=store.TOUCHED)
     return pl.concat(pieces).group_by("pool", "moved").agg(lo=pl.col("ts").min(), hi=pl.col("ts").max())
+
+
+def pool_minutes(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """What these pool events, a frame per kind and not all of them transfers, say of their pools' minutes, as MINUTES.
+    Transfers say nothing."""
+    pieces = [frame.select(_SAID) for frame in frames if frame.height and frame["event"][0] != "transfer"]
+    swap = pl.col("event") == "swap"
+    seen = {
+        "reserve0": pl.col("reserve0_f"),
+        "reserve1": pl.col("reserve1_f"),
+        "liquidity": pl.col("liquidity").filter(swap).cast(pl.Float64),
+        "root": pl.col("sqrt_price_x96").cast(pl.Float64),
+    }
+    minutes = pl.concat(pieces).group_by("pool", pl.col("ts").dt.truncate("1m"), maintain_order=True).agg(
+        swaps=swap.sum(),
+        direct=(swap & (pl.col("recipient") != pl.col("sender"))).sum(),
+        burns=(pl.col("event") == "burn").sum(),
+        **{f"{name}_max": column.max() for name, column in seen.items()},
+        **{f"{name}_min": column.min() for name, column in seen.items()},
+        **{f"volume{i}": pl.col(f"amount{i}_f").filter(swap).abs().sum() for i in (0, 1)},
+    )  # fmt: skip
+    return minutes.select(*store.MINUTES).cast(store.MINUTES)  # type: ignore[arg-type]

@@ -234,6 +234,7 @@ class _Run:
         else:
             self.next = db.claim(self.conn, {p: first for p, (first, _) in ranges.items()}, self.run_id)
             self.claimed = True
+        self.detector.begin(self.conn)
         if any(self.next[partition] > end for partition, (_, end) in ranges.items()):
             # The owner before this run has committed what came after the look.
             ranges = consume.ranges(self.consumer, self.lane)

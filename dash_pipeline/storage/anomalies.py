@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -64,9 +64,43 @@ POOLS: dict[str, Any] = {
 }
 # Events that say what is in a pool after them.
 _STATE = "(e.event = 'sync' OR (e.event = 'swap' AND e.liquidity IS NOT NULL))"
+#: What happened to a pool in a minute: what STATS is summed from. `direct`: swaps that paid another than who called.
+MINUTES: dict[str, Any] = {
+    "pool": pl.Binary,
+    "ts": _TIME,
+    "swaps": pl.Int32,
+    "direct": pl.Int32,
+    "burns": pl.Int32,
+    **{f"{name}_{end}": pl.Float64 for name in ("reserve0", "reserve1", "liquidity", "root") for end in ("max", "min")},
+    "volume0": pl.Float64,
+    "volume1": pl.Float64,
+}
+_SUMS = ("swaps", "direct", "burns", "volume0", "volume1")
+_EXTREMES = [name for name in MINUTES if name.endswith(("_max", "_min"))]
+_MINUTE = timedelta(minutes=1)
+# As many as a window has at the most: one in a tenth of a second, for ten minutes.
+_NEWEST_BLOCKS = 6_000
 #: Pools that a transaction touched, and between which of the chain's times; and contracts whose tokens or shares it
 #: moved (`moved`), which may be a pool's.
 TOUCHED: dict[str, Any] = {"pool": pl.Binary, "moved": pl.Boolean, "lo": _TIME, "hi": _TIME}
+
+
+_SQL_TYPES = {pl.Binary: "bytea", _TIME: "timestamptz", pl.Int32: "int4", pl.Float64: "float8"}
+_OF_TWO = {"max": "greatest", "min": "least"}
+# The columns of MINUTES behind `ts`, of rows of pool_events `e` that are no transfers.
+_COUNTED = (
+    "count(*) FILTER (WHERE e.event = 'swap'), count(*) FILTER (WHERE e.event = 'swap' AND e.recipient <> e.sender),"
+    " count(*) FILTER (WHERE e.event = 'burn'), max(e.reserve0_f), min(e.reserve0_f), max(e.reserve1_f),"
+    " min(e.reserve1_f), max(e.liquidity::float8) FILTER (WHERE e.event = 'swap'),"
+    " min(e.liquidity::float8) FILTER (WHERE e.event = 'swap'), max(e.sqrt_price_x96::float8),"
+    " min(e.sqrt_price_x96::float8), coalesce(sum(abs(e.amount0_f)) FILTER (WHERE e.event = 'swap'), 0),"
+    " coalesce(sum(abs(e.amount1_f)) FILTER (WHERE e.event = 'swap'), 0)"
+)
+
+
+def minute_of(at: datetime) -> datetime:
+    """When the minute began."""
+    return at.replace(second=0, microsecond=0)
 
 
 def lock_detection(conn: Connection, chain: str) -> None:
@@ -104,41 +138,89 @@ def pools_found_since(conn: Connection, chain: str, lo: datetime, moved: Sequenc
     return pl.DataFrame(rows, TOUCHED, orient="row")
 
 
+def add_minutes(conn: Connection, chain: str, minutes: pl.DataFrame) -> None:
+    """Add what new rows say of their minutes (MINUTES) to what is known of them. Rows that were there before count
+    twice: what is counted may be too much for what the tables hold, and is never too little."""
+    types = [_SQL_TYPES[dtype] for dtype in MINUTES.values()]
+    merged = [f"{name} = m.{name} + excluded.{name}" for name in _SUMS]
+    merged += [f"{name} = {_OF_TWO[name[-3:]]}(m.{name}, excluded.{name})" for name in _EXTREMES]
+    conn.execute(
+        f"INSERT INTO rollup.pool_minutes AS m (chain, {', '.join(MINUTES)})"
+        f" SELECT %s, n.* FROM unnest({', '.join(f'%s::{type_}[]' for type_ in types)}) n"
+        f" ON CONFLICT (pool, ts, chain) DO UPDATE SET {', '.join(merged)}",
+        [chain, *(minutes[name].to_list() for name in MINUTES)],
+        binary=True,
+        prepare=True,
+    )
+
+
+def recount_minutes(conn: Connection, chain: str, touched: pl.DataFrame) -> None:
+    """Make the minutes between each touched pool's times say what its rows are now."""
+    bounds = _bounds(touched, timedelta(0)) | {"chain": chain}
+    pools = "unnest(%(pools)s::bytea[], %(lo)s::timestamptz[], %(hi)s::timestamptz[]) AS p(pool, lo, hi)"
+    inside = "BETWEEN p.lo AND p.hi AND {0}.ts BETWEEN %(first)s AND %(last)s"
+    conn.execute(
+        f"DELETE FROM rollup.pool_minutes m USING {pools}"
+        f" WHERE m.pool = p.pool AND m.chain = %(chain)s AND m.ts {inside.format('m')}",
+        bounds,
+    )
+    # To the end of the last minute.
+    ends = [minute_of(hi) + _MINUTE for hi in bounds["hi"]]
+    bounds |= {"hi": ends, "last": max(ends)}
+    conn.execute(
+        f"INSERT INTO rollup.pool_minutes (chain, {', '.join(MINUTES)}) SELECT %(chain)s, p.pool, e.*"
+        f" FROM {pools} CROSS JOIN LATERAL (SELECT date_trunc('minute', e.ts), {_COUNTED} FROM chain.pool_events e"
+        f"  WHERE e.pool = p.pool AND e.chain = %(chain)s AND e.event <> 'transfer' AND e.ts {inside.format('e')}"
+        "   AND e.ts < p.hi GROUP BY 1) e",
+        bounds,
+    )
+
+
+def recent_pools(conn: Connection, chain: str, window_s: float) -> pl.DataFrame:
+    """The pools with events in the chain's newest blocks, as far as they are of the last `window_s`; columns as in
+    TOUCHED."""
+    rows = conn.execute(
+        "WITH b AS MATERIALIZED (SELECT b.block_hash, c.tip_ts - %(window)s * interval '1 second' AS since"
+        "  FROM ops.chains c CROSS JOIN LATERAL (SELECT block_hash, ts FROM ops.block_tree b WHERE b.chain = c.chain"
+        "   ORDER BY block_number DESC LIMIT %(blocks)s) b"
+        "  WHERE c.chain = %(chain)s AND b.ts >= c.tip_ts - %(window)s * interval '1 second')"
+        " SELECT e.pool, false, min(e.ts), max(e.ts) FROM b CROSS JOIN LATERAL (SELECT pool, ts"
+        "  FROM chain.pool_events e WHERE e.block_hash = b.block_hash AND e.chain = %(chain)s AND e.ts >= b.since"
+        "  AND e.event <> 'transfer' OFFSET 0) e GROUP BY e.pool",
+        {"chain": chain, "window": window_s, "blocks": _NEWEST_BLOCKS},
+    ).fetchall()
+    return pl.DataFrame(rows, TOUCHED, orient="row")
+
+
 def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: float, trades: float) -> pl.DataFrame:
-    """One row of STATS for each touched pool: from `window_s` before its first touched event to its last, and the state
-    before that. `busiest`: trades that paid the same wallet, 0 where less than `trades` paid any."""
+    """One row of STATS for each touched pool: of the minutes from that of `window_s` before its first touched event to
+    that of its last, and the state before them. `busiest`: trades that paid the same wallet, 0 where less than `trades`
+    paid any.
+
+    Whole minutes, summed as rows come in: a busy pool's window has thousands of events, and each commit asks."""
     extremes = ", ".join(
         f"greatest(s.{name}_max, b.{name}), least(s.{name}_min, b.{name})"
         for name in ("reserve0", "reserve1", "liquidity", "root")
     )
-    inside = (
-        "e.ts BETWEEN p.lo - %(window)s * interval '1 second' AND p.hi"
-        " AND e.ts BETWEEN %(first)s - %(window)s * interval '1 second' AND %(last)s"
-    )
+    seen = ", ".join(f"{name[-3:]}(m.{name}) AS {name}" for name in _EXTREMES)
+    sums = ", ".join(f"coalesce(sum(m.{name}), 0) AS {name}" for name in _SUMS)
+    inside = "{0}.ts BETWEEN p.lo AND p.hi AND {0}.ts BETWEEN %(first)s AND %(last)s"
     rows = conn.execute(
         f"SELECT p.pool, s.swaps, s.burns, g.busiest, {extremes}, s.volume0, s.volume1,"
-        "  EXISTS (SELECT FROM intel.anomalies a WHERE a.pool = p.pool AND a.ts >= p.lo AND a.chain = %(chain)s)"
-        " FROM unnest(%(pools)s::bytea[], %(lo)s::timestamptz[], %(hi)s::timestamptz[]) AS p(pool, lo, hi)"
-        " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE event = 'swap') AS swaps,"
-        "  count(*) FILTER (WHERE event = 'swap' AND recipient <> sender) AS direct,"
-        "  count(*) FILTER (WHERE event = 'burn') AS burns,"
-        "  max(reserve0_f) AS reserve0_max, min(reserve0_f) AS reserve0_min,"
-        "  max(reserve1_f) AS reserve1_max, min(reserve1_f) AS reserve1_min,"
-        "  max(liquidity::float8) FILTER (WHERE event = 'swap') AS liquidity_max,"
-        "  min(liquidity::float8) FILTER (WHERE event = 'swap') AS liquidity_min,"
-        "  max(sqrt_price_x96::float8) AS root_max, min(sqrt_price_x96::float8) AS root_min,"
-        "  coalesce(sum(abs(amount0_f)) FILTER (WHERE event = 'swap'), 0) AS volume0,"
-        "  coalesce(sum(abs(amount1_f)) FILTER (WHERE event = 'swap'), 0) AS volume1"
-        "  FROM chain.pool_events e WHERE e.pool = p.pool AND e.chain = %(chain)s AND e.event <> 'transfer'"
-        f"  AND {inside}) s"
+        "  EXISTS (SELECT FROM intel.anomalies a WHERE a.pool = p.pool AND a.ts >= p.touched AND a.chain = %(chain)s)"
+        " FROM unnest(%(pools)s::bytea[], %(lo)s::timestamptz[], %(hi)s::timestamptz[], %(touched)s::timestamptz[])"
+        "  AS p(pool, lo, hi, touched)"
+        f" CROSS JOIN LATERAL (SELECT {sums}, {seen} FROM rollup.pool_minutes m WHERE m.pool = p.pool"
+        f"  AND m.chain = %(chain)s AND {inside.format('m')}) s"
         " CROSS JOIN LATERAL (SELECT coalesce(max(n), 0) AS busiest FROM (SELECT count(*) AS n"
         "  FROM chain.pool_events e WHERE s.direct >= %(trades)s AND e.pool = p.pool AND e.chain = %(chain)s"
         "  AND e.event = 'swap' AND e.recipient <> e.sender"
-        f"  AND {inside} GROUP BY e.recipient) w) g"
+        f"  AND {inside.format('e')} GROUP BY e.recipient) w) g"
         f" LEFT JOIN LATERAL (SELECT reserve0_f AS reserve0, reserve1_f AS reserve1, liquidity::float8 AS liquidity,"
         f"  sqrt_price_x96::float8 AS root FROM chain.pool_events e WHERE e.pool = p.pool AND e.chain = %(chain)s"
-        f"  AND {_STATE} AND e.ts < p.lo - %(window)s * interval '1 second' ORDER BY e.ts DESC LIMIT 1) b ON true",
-        _bounds(touched) | {"chain": chain, "window": window_s, "trades": trades},
+        f"  AND {_STATE} AND e.ts < p.lo ORDER BY e.ts DESC LIMIT 1) b ON true",
+        _bounds(touched, timedelta(seconds=window_s))
+        | {"chain": chain, "trades": trades, "touched": touched["lo"].to_list()},
         binary=True,
         prepare=True,
     ).fetchall()
@@ -207,8 +289,11 @@ def window_events(
     return pl.DataFrame(rows, EVENTS, orient="row")
 
 
-def _bounds(touched: pl.DataFrame) -> dict[str, Any]:
+def _bounds(touched: pl.DataFrame, back: timedelta | None = None) -> dict[str, Any]:
+    """The pools and their times as parameters; with `back` from the minute of so long before the first one."""
     lo, hi = touched["lo"].to_list(), touched["hi"].to_list()
+    if back is not None:
+        lo = [minute_of(at - back) for at in lo]
     return {"pools": touched["pool"].to_list(), "lo": lo, "hi": hi, "first": min(lo), "last": max(hi)}
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+import polars as pl
 import pytest
 
 from dash_pipeline.microbatch.consume import Batch
@@ -142,6 +144,63 @@ def test_a_reorg_takes_the_anomaly_back_and_brings_it_again(lane: Lane) -> None:
     lane.take(topics.produce(messages(back)))
     assert lane.high() == [before]
     assert lane.one("SELECT revision FROM intel.anomalies WHERE id = %s", before[0]) == 3
+
+
+def minutes(lane: Lane, *, recounted: bool = False) -> list[tuple[Any, ...]]:
+    """What is known of the pools' minutes, or what their rows say of them."""
+    with lane.conn.transaction(force_rollback=True):
+        if recounted:
+            times = "SELECT pool, false, min(ts), max(ts) FROM chain.pool_events WHERE chain = %s GROUP BY pool"
+            rows = lane.conn.execute(times, (lane.chain,)).fetchall()
+            lane.conn.execute("DELETE FROM rollup.pool_minutes WHERE chain = %s", (lane.chain,))
+            store.recount_minutes(lane.conn, lane.chain, pl.DataFrame(rows, store.TOUCHED, orient="row"))
+        volumes = [f"round({name}::numeric, 6)" for name in ("volume0", "volume1")]
+        columns = [name for name in store.MINUTES if not name.startswith("volume")] + volumes
+        return lane.conn.execute(
+            f"SELECT {', '.join(columns)} FROM rollup.pool_minutes WHERE chain = %s ORDER BY pool, ts", (lane.chain,)
+        ).fetchall()
+
+
+def test_minutes_say_what_the_rows_say_in_any_order_and_after_a_reorg(lane: Lane) -> None:
+    """What decides whether a pool is looked at is counted up, batch by batch."""
+    dice = random.Random(7)
+    _, blocks = rug()
+    topics = Topics(lane.chain)
+    rest = [(type_, message) for type_, some in messages(blocks).items() for message in some]
+    dice.shuffle(rest)
+    while rest:
+        batch: Messages = {}
+        for type_, message in rest[:40]:
+            batch.setdefault(type_, []).append(message)
+        rest = rest[40:]
+        lane.take(topics.produce(batch))
+    before = minutes(lane)
+    assert len(before) > 10
+    assert before == minutes(lane, recounted=True)
+
+    other = [(f"B{n}", block(f"B{n}", f"A{n - 1}" if n == BLOCKS else f"B{n - 1}")) for n in (BLOCKS, BLOCKS + 1)]
+    lane.take(topics.produce(messages(other)))
+    after = minutes(lane)
+    assert after != before
+    assert after == minutes(lane, recounted=True)
+
+
+def test_a_lane_counts_what_a_version_without_minutes_wrote(lane: Lane) -> None:
+    """During an upgrade the old version's lanes go on for a while."""
+    _, blocks = rug()
+    topics = Topics(lane.chain)
+    detector, lane.detector = lane.detector, None
+    lane.take(topics.produce(messages(blocks[:-1])))
+    lane.detector = detector
+    assert minutes(lane) == []
+    detector.begin(lane.conn)
+    tip = lane.one("SELECT tip_ts FROM ops.chains WHERE chain = %s", lane.chain)
+    window = tip - timedelta(seconds=detector.rules.window_s)
+    expected = [row for row in minutes(lane, recounted=True) if row[1] >= window]
+    assert len(expected) > 1
+    assert [row for row in minutes(lane) if row[1] >= window] == expected
+    lane.take(topics.produce(messages(blocks[-1:])))
+    assert lane.high()
 
 
 def test_two_lanes_that_bring_a_life_and_its_end_at_once_find_it(

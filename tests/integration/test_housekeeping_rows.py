@@ -144,7 +144,9 @@ DAY = timedelta(days=1)
 @pytest.fixture
 def conn(migrated: Settings) -> Iterator[db.Connection]:
     with db.connect(migrated) as conn:
-        conn.execute("TRUNCATE ops.chains, chain.blocks, rollup.pool_candles, rollup.wallet_prefixes")
+        conn.execute(
+            "TRUNCATE ops.chains, chain.blocks, rollup.pool_candles, rollup.pool_minutes, rollup.wallet_prefixes"
+        )
         yield conn
 
 
@@ -173,12 +175,12 @@ def test_candles_that_no_window_reaches_go(
     for age in (0, 37, 38, 39, 60, 100):
         candle(conn, chain, NOON - age * DAY)
         candle(conn, behind, NOON - age * DAY)
-    assert drop_old_rollups(migrated) == {"wallet_prefixes": 0, "pool_candles": 4}
+    assert drop_old_rollups(migrated) == {"wallet_prefixes": 0, "pool_candles": 4, "pool_minutes": 0}
     assert candles(conn, chain) == [0, 37, 38]
     assert candles(conn, behind) == [0, 37, 38, 39, 60]
     old = "SELECT count(*) FROM show_chunks('rollup.pool_candles', older_than => %s)"
     assert conn.execute(old, (NOON - 90 * DAY,)).fetchone() == (0,)
-    assert drop_old_rollups(migrated) == {"wallet_prefixes": 0, "pool_candles": 0}
+    assert drop_old_rollups(migrated) == {"wallet_prefixes": 0, "pool_candles": 0, "pool_minutes": 0}
 
 
 def test_candles_that_somebody_reads_wait(conn: db.Connection, migrated: Settings, chain: str) -> None:
@@ -197,8 +199,15 @@ def test_sums_of_days_that_are_not_hot_go(conn: db.Connection, migrated: Setting
             "INSERT INTO rollup.wallet_prefixes VALUES (%s, %s, 'w', %s, 0, 0, 0, 0, 0, 0, 0, 0, 0, '{}', %s, %s)",
             (chain, (NOON - age * DAY).date(), *[NOON - age * DAY] * 3),
         )
+        conn.execute(
+            "INSERT INTO rollup.pool_minutes (chain, pool, ts, swaps, direct, burns, volume0, volume1)"
+            " VALUES (%s, 'p', %s, 1, 0, 0, 0, 0)",
+            (chain, NOON - age * DAY),
+        )
     hot = migrated.model_copy(update={"retention_days": 7})
-    assert drop_old_rollups(hot) == {"wallet_prefixes": 1, "pool_candles": 0}
+    assert drop_old_rollups(hot) == {"wallet_prefixes": 1, "pool_candles": 0, "pool_minutes": 1}
+    left = conn.execute("SELECT min(ts) FROM rollup.pool_minutes WHERE chain = %s", (chain,)).fetchone()
+    assert left == (NOON - 7 * DAY,)
     rows = conn.execute("SELECT min(day) FROM rollup.wallet_prefixes WHERE chain = %s", (chain,)).fetchone()
     assert rows == ((NOON - 7 * DAY).date(),)
 

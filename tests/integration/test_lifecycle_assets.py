@@ -96,7 +96,9 @@ def test_housekeeping(mine: Settings, stack: Stack) -> None:
     assert shown(done, "housekeeping/staging_tables")["tables dropped"] == 0
     assert shown(done, "housekeeping/dagster_records")["runs deleted"] == 0
     assert shown(done, "housekeeping/orphaned_rows")["rows deleted"] == 0
-    assert shown(done, "housekeeping/rollups") == {"wallet_prefixes deleted": 0, "pool_candles deleted": 0}
+    assert shown(done, "housekeeping/rollups") == {
+        "wallet_prefixes deleted": 0, "pool_candles deleted": 0, "pool_minutes deleted": 0,
+    }  # fmt: skip
     off = "compression: off; DASH_COMPRESS_AFTER_DAYS turns it on"
     assert shown(done, "housekeeping/compression") == {"chunks compressed": 0, "note": off}
 
