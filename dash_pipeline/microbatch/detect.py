@@ -109,8 +109,8 @@ def touched_pools(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 def pool_minutes(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """What these pool events, a frame per kind and not all of them transfers, say of their pools' minutes, as MINUTES.
-    Transfers say nothing."""
+    """What these pool events, a frame per kind and not all of them transfers, say of their pools' minutes: the columns
+    of MINUTES. Transfers say nothing."""
     pieces = [frame.select(_SAID) for frame in frames if frame.height and frame["event"][0] != "transfer"]
     swap = pl.col("event") == "swap"
     seen = {
@@ -119,7 +119,7 @@ def pool_minutes(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
         "liquidity": pl.col("liquidity").filter(swap).cast(pl.Float64),
         "root": pl.col("sqrt_price_x96").cast(pl.Float64),
     }
-    minutes = pl.concat(pieces).group_by("pool", pl.col("ts").dt.truncate("1m"), maintain_order=True).agg(
+    return pl.concat(pieces).group_by("pool", pl.col("ts").dt.truncate("1m"), maintain_order=True).agg(
         swaps=swap.sum(),
         direct=(swap & (pl.col("recipient") != pl.col("sender"))).sum(),
         burns=(pl.col("event") == "burn").sum(),
@@ -127,4 +127,3 @@ def pool_minutes(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
         **{f"{name}_min": column.min() for name, column in seen.items()},
         **{f"volume{i}": pl.col(f"amount{i}_f").filter(swap).abs().sum() for i in (0, 1)},
     )  # fmt: skip
-    return minutes.select(*store.MINUTES).cast(store.MINUTES)  # type: ignore[arg-type]
