@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from statistics import median
 
 import aiohttp
 import psycopg
@@ -44,6 +45,9 @@ WARM_UP_S = 150
 INGEST_WARM_UP_S = 15
 TYPES = ("blocks", "transactions", "logs", "token_transfers")
 PARTITIONS = 4
+
+#: What a lane did lately: messages, seconds, percentiles of milliseconds from append to commit.
+Seen = tuple[int, float, dict[str, float]]
 
 _random = random.Random(20_261_128)
 
@@ -67,7 +71,8 @@ _MIX: tuple[tuple[str, float, Callable[[str], str]], ...] = (
 
 
 def run(stack: Stack) -> dict[str, object]:
-    """Documents, and of each part what `_part` says; of the second the rate of events that were committed, too."""
+    """Documents, and of each part what `_part` says; of the second the rate of events that were committed, too, and
+    how long they took from Kafka to their commit."""
     with fresh_database(stack) as settings, tempfile.TemporaryDirectory() as folder:
         return _measure(settings, Path(folder))
 
@@ -99,9 +104,8 @@ def _measure(settings: Settings, folder: Path) -> dict[str, object]:
                 return _part(times, _cpu_s(pid) - cpu)
 
             alone = part(RATE, WARM_UP_S)
-            with _ingesting(settings, live) as events:
-                ingesting = part(RATE_WHILE_INGESTING, INGEST_WARM_UP_S)
-                ingesting["events_per_s"] = round(events())
+            with _ingesting(settings, live) as committed:
+                ingesting = part(RATE_WHILE_INGESTING, INGEST_WARM_UP_S) | committed()
         return {"documents": documents, "alone": alone, "ingesting": ingesting}
     finally:
         for name in (chain, live):
@@ -171,36 +175,39 @@ def _serving(settings: Settings, folder: Path) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _ingesting(settings: Settings, chain: str) -> Iterator[Callable[[], float]]:
-    """A lane and who feeds it, until the end; yields what tells how many events a second were committed of late."""
+def _ingesting(settings: Settings, chain: str) -> Iterator[Callable[[], dict[str, object]]]:
+    """A lane and who feeds it, until the end; yields what tells how many events a second were committed of late, and
+    the medians of their latencies' percentiles over windows of two seconds."""
     make_topics(settings, [f"{chain}.{type_}" for type_ in TYPES], PARTITIONS)
     context = mp.get_context("spawn")
-    seen: SimpleQueue[tuple[int, float]] = context.SimpleQueue()
+    seen: SimpleQueue[Seen] = context.SimpleQueue()
     length = INGEST_WARM_UP_S + SECONDS + 5
     sender = context.Process(target=send_blocks, args=(settings, chain, EVENTS_PER_S, length, 1, 2_000))
     drainer = context.Process(target=_drain, args=(settings, chain, length, seen))
     drainer.start()
     sender.start()
 
-    def rate() -> float:
+    def committed() -> dict[str, object]:
         found = []
         while not seen.empty():
             found.append(seen.get())
         # The first ones are of the warm-up.
         kept = found[len(found) // 3 :]
-        return sum(messages for messages, _ in kept) / sum(seconds for _, seconds in kept)
+        rate = sum(messages for messages, _, _ in kept) / sum(seconds for _, seconds, _ in kept)
+        latency = {name: round(median(ms[name] for _, _, ms in kept), 1) for name in ("p50", "p95", "p99")}
+        return {"events_per_s": round(rate), "append_to_commit_ms": latency}
 
     try:
-        yield rate
+        yield committed
     finally:
         sender.join()
         drainer.join()
 
 
-def _drain(settings: Settings, chain: str, length: float, seen: SimpleQueue[tuple[int, float]]) -> None:
+def _drain(settings: Settings, chain: str, length: float, seen: SimpleQueue[Seen]) -> None:
     mine = lane(chain, ((f"{chain}.{type_}", p) for type_ in TYPES for p in range(PARTITIONS)))
     limits = Limits(idle_timeout_s=10, max_run_s=length + 60, checkpoint_s=2)
-    drain(settings, mine, limits, "bench", lambda one: seen.put((one.messages, one.seconds)))
+    drain(settings, mine, limits, "bench", lambda one: seen.put((one.messages, one.seconds, one.latency["end_to_end"])))
 
 
 def _cpu_s(pid: int) -> float:

@@ -196,10 +196,12 @@ def send_blocks(
     linger_ms: float,
     per_block: int,
     withdrawals: Connection | None = None,
+    withdrawals_after_s: float = 0,
 ) -> int:
     """Publish blocks of about `per_block` events at `rate` events/s for `seconds`, evenly, after one that creates all
-    pools; how many were sent. With `withdrawals`, one of the pools is drained twice a second, and what was sent goes
-    there at the end: transaction -> when its last message was handed to the client (epoch seconds)."""
+    pools; how many were sent. With `withdrawals`, one of the pools is drained twice a second from `withdrawals_after_s`
+    on, and what was sent goes there at the end: transaction -> when its last message was handed to the client (epoch
+    seconds)."""
     out, blocks, sent = producer(settings, linger_ms), Chain(spacing_s=max(1, round(per_block / rate))), 0
     names = {"block": "blocks", "transaction": "transactions", "log": "logs", "token_transfer": "token_transfers"}
     drained: dict[str, float] = {}
@@ -212,7 +214,8 @@ def send_blocks(
                 time.sleep(ahead)
             out.produce(f"{chain}.{names[type_]}", message)
             sent += 1
-            if withdrawals is not None and (time.perf_counter() - started) * 2 > len(drained) + 4:
+            passed = time.perf_counter() - started - withdrawals_after_s
+            if withdrawals is not None and passed * 2 > len(drained):
                 tx, logs = withdrawal(blocks, len(drained))
                 for kind, log in logs:
                     out.produce(f"{chain}.{names[kind]}", log)

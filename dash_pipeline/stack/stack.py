@@ -74,11 +74,19 @@ class Stack:
         except ValueError:
             raise DashError(f"DASH_PORT_OFFSET={chosen} is not a number") from None
 
-    def up(self, only: Collection[str] = (), progress: Progress | None = None, *, content: bool = True) -> None:
+    def up(
+        self,
+        only: Collection[str] = (),
+        progress: Progress | None = None,
+        *,
+        content: bool = True,
+        detached: bool = True,
+    ) -> None:
         """Bring up these servers (all by default) and what they need, and wait until each is ready.
 
         `content` also makes what the platform keeps in them: schema, topics, index templates. Servers that are up
-        are left as they are, but code that did not load is loaded again. Raises DashError when a port is taken, an
+        are left as they are, but code that did not load is loaded again. What is not `detached` stays in the caller's
+        session. Raises DashError when a port is taken, an
         installation fails, or a server or code location does not come up; the others are up then.
         """
         names = self.resolve(only)
@@ -87,7 +95,7 @@ class Stack:
             self._check_offset()
             self._check_ports(names)
             write_env(self.layout, self._environment)
-            self.supervisor.start(self._program_environment)
+            self.supervisor.start(self._program_environment, detached=detached)
             self._stop_broken_code()
             self._bring_up(names, progress or Silent(), content)
         if {"webserver", *(f"code-{name}" for name in CODE_LOCATIONS)} <= set(names):

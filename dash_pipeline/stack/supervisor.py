@@ -89,8 +89,9 @@ class Supervisor:
             return False
         return True
 
-    def start(self, environment: Mapping[str, str]) -> None:
-        """Start it if it does not run; its programs inherit `environment`.
+    def start(self, environment: Mapping[str, str], *, detached: bool = True) -> None:
+        """Start it if it does not run; its programs inherit `environment`. Not `detached`, it stays in the caller's
+        session, which some kernels give a share of the processors as one.
 
         Raises Unavailable with the end of its log when it does not answer.
         """
@@ -103,15 +104,17 @@ class Supervisor:
         config = self._layout.run / "supervisord.conf"
         write_private(config, self._ini())
         log = self._layout.logs / "supervisord.log"
-        subprocess.run(
-            [Path(sys.executable).with_name("supervisord"), "--configuration", config],
+        command = [str(Path(sys.executable).with_name("supervisord")), "--configuration", str(config)]
+        process = subprocess.Popen(
+            command if detached else [*command, "--nodaemon"],
             env={**os.environ, **environment, processes.MARKER: self._layout.id},
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            check=False,
         )
+        if detached:
+            process.wait()
         deadline = time.monotonic() + 20
         while not self.running():
             if time.monotonic() > deadline:

@@ -3,8 +3,7 @@
 # The archive of loaded classes, written when the first process ends, halves what a start costs. It is why the
 # vector module, which only searches by vectors need, is not added: the JVM keeps no archive with it.
 # repository-s3 needs opensearch.path.conf, or it fails with a NullPointerException.
-# Behind the others in the queue for the processors: a search may be a moment old, a commit may not wait.
-exec nice -n 10 "$JAVA" -XX:+AutoCreateSharedArchive -XX:SharedArchiveFile="$DIST/classes.jsa" -Xlog:cds=off \
+exec "$JAVA" -XX:+AutoCreateSharedArchive -XX:SharedArchiveFile="$DIST/classes.jsa" -Xlog:cds=off \
   -Xms"$HEAP" -Xmx"$HEAP" -XX:+UseG1GC -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true \
   -Dfile.encoding=UTF-8 -Djna.nosys=true -Dlog4j2.disable.jmx=true \
   -Dio.netty.noUnsafe=true -Dio.netty.noKeySetOptimization=true -Dio.netty.recycler.maxCapacityPerThread=0 \
