@@ -39,8 +39,8 @@ class Detector:
     rules: Rules = field(default_factory=Rules)
 
     def begin(self, conn: Connection) -> None:
-        """Count the last window anew. What a lane of a version that counted no minutes wrote since the table was made
-        is in it then; such lanes end before this one commits anything."""
+        """Count the last window anew: what a lane of a version that counts no minutes wrote, during an upgrade, is then
+        in it. Whoever takes over partitions from such a lane begins after its last commit."""
         with conn.transaction():
             store.lock_detection(conn, self.chain)
             recent = store.recent_pools(conn, self.chain, self.rules.window_s)

@@ -77,7 +77,6 @@ MINUTES: dict[str, Any] = {
 }
 _SUMS = ("swaps", "direct", "burns", "volume0", "volume1")
 _EXTREMES = [name for name in MINUTES if name.endswith(("_max", "_min"))]
-_MINUTE = timedelta(minutes=1)
 # As many as a window has at the most: one in a tenth of a second, for ten minutes.
 _NEWEST_BLOCKS = 6_000
 #: Pools that a transaction touched, and between which of the chain's times; and contracts whose tokens or shares it
@@ -87,6 +86,8 @@ TOUCHED: dict[str, Any] = {"pool": pl.Binary, "moved": pl.Boolean, "lo": _TIME, 
 
 _SQL_TYPES = {pl.Binary: "bytea", _TIME: "timestamptz", pl.Int32: "int4", pl.Float64: "float8"}
 _OF_TWO = {"max": "greatest", "min": "least"}
+# Rows between a pool's times, and between those of all pools, by which chunks are left out.
+_INSIDE = "{0}.ts BETWEEN p.lo AND p.hi AND {0}.ts BETWEEN %(first)s AND %(last)s"
 # The columns of MINUTES behind `ts`, of rows of pool_events `e` that are no transfers.
 _COUNTED = (
     "count(*) FILTER (WHERE e.event = 'swap'), count(*) FILTER (WHERE e.event = 'swap' AND e.recipient <> e.sender),"
@@ -96,11 +97,6 @@ _COUNTED = (
     " min(e.sqrt_price_x96::float8), coalesce(sum(abs(e.amount0_f)) FILTER (WHERE e.event = 'swap'), 0),"
     " coalesce(sum(abs(e.amount1_f)) FILTER (WHERE e.event = 'swap'), 0)"
 )
-
-
-def minute_of(at: datetime) -> datetime:
-    """When the minute began."""
-    return at.replace(second=0, microsecond=0)
 
 
 def lock_detection(conn: Connection, chain: str) -> None:
@@ -157,21 +153,20 @@ def add_minutes(conn: Connection, chain: str, minutes: pl.DataFrame) -> None:
 def recount_minutes(conn: Connection, chain: str, touched: pl.DataFrame) -> None:
     """Make the minutes between each touched pool's times say what its rows are now."""
     bounds = _bounds(touched, timedelta(0)) | {"chain": chain}
+    # To the end of the last minute.
+    ends = [hi.replace(second=59, microsecond=999_999) for hi in bounds["hi"]]
+    bounds |= {"hi": ends, "last": max(ends)}
     pools = "unnest(%(pools)s::bytea[], %(lo)s::timestamptz[], %(hi)s::timestamptz[]) AS p(pool, lo, hi)"
-    inside = "BETWEEN p.lo AND p.hi AND {0}.ts BETWEEN %(first)s AND %(last)s"
     conn.execute(
         f"DELETE FROM rollup.pool_minutes m USING {pools}"
-        f" WHERE m.pool = p.pool AND m.chain = %(chain)s AND m.ts {inside.format('m')}",
+        f" WHERE m.pool = p.pool AND m.chain = %(chain)s AND {_INSIDE.format('m')}",
         bounds,
     )
-    # To the end of the last minute.
-    ends = [minute_of(hi) + _MINUTE for hi in bounds["hi"]]
-    bounds |= {"hi": ends, "last": max(ends)}
     conn.execute(
         f"INSERT INTO rollup.pool_minutes (chain, {', '.join(MINUTES)}) SELECT %(chain)s, p.pool, e.*"
         f" FROM {pools} CROSS JOIN LATERAL (SELECT date_trunc('minute', e.ts), {_COUNTED} FROM chain.pool_events e"
-        f"  WHERE e.pool = p.pool AND e.chain = %(chain)s AND e.event <> 'transfer' AND e.ts {inside.format('e')}"
-        "   AND e.ts < p.hi GROUP BY 1) e",
+        f"  WHERE e.pool = p.pool AND e.chain = %(chain)s AND e.event <> 'transfer' AND {_INSIDE.format('e')}"
+        "  GROUP BY 1) e",
         bounds,
     )
 
@@ -204,18 +199,17 @@ def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: 
     )
     seen = ", ".join(f"{name[-3:]}(m.{name}) AS {name}" for name in _EXTREMES)
     sums = ", ".join(f"coalesce(sum(m.{name}), 0) AS {name}" for name in _SUMS)
-    inside = "{0}.ts BETWEEN p.lo AND p.hi AND {0}.ts BETWEEN %(first)s AND %(last)s"
     rows = conn.execute(
         f"SELECT p.pool, s.swaps, s.burns, g.busiest, {extremes}, s.volume0, s.volume1,"
         "  EXISTS (SELECT FROM intel.anomalies a WHERE a.pool = p.pool AND a.ts >= p.touched AND a.chain = %(chain)s)"
         " FROM unnest(%(pools)s::bytea[], %(lo)s::timestamptz[], %(hi)s::timestamptz[], %(touched)s::timestamptz[])"
         "  AS p(pool, lo, hi, touched)"
         f" CROSS JOIN LATERAL (SELECT {sums}, {seen} FROM rollup.pool_minutes m WHERE m.pool = p.pool"
-        f"  AND m.chain = %(chain)s AND {inside.format('m')}) s"
+        f"  AND m.chain = %(chain)s AND {_INSIDE.format('m')}) s"
         " CROSS JOIN LATERAL (SELECT coalesce(max(n), 0) AS busiest FROM (SELECT count(*) AS n"
         "  FROM chain.pool_events e WHERE s.direct >= %(trades)s AND e.pool = p.pool AND e.chain = %(chain)s"
         "  AND e.event = 'swap' AND e.recipient <> e.sender"
-        f"  AND {inside.format('e')} GROUP BY e.recipient) w) g"
+        f"  AND {_INSIDE.format('e')} GROUP BY e.recipient) w) g"
         f" LEFT JOIN LATERAL (SELECT reserve0_f AS reserve0, reserve1_f AS reserve1, liquidity::float8 AS liquidity,"
         f"  sqrt_price_x96::float8 AS root FROM chain.pool_events e WHERE e.pool = p.pool AND e.chain = %(chain)s"
         f"  AND {_STATE} AND e.ts < p.lo ORDER BY e.ts DESC LIMIT 1) b ON true",
@@ -293,7 +287,7 @@ def _bounds(touched: pl.DataFrame, back: timedelta | None = None) -> dict[str, A
     """The pools and their times as parameters; with `back` from the minute of so long before the first one."""
     lo, hi = touched["lo"].to_list(), touched["hi"].to_list()
     if back is not None:
-        lo = [minute_of(at - back) for at in lo]
+        lo = [(at - back).replace(second=0, microsecond=0) for at in lo]
     return {"pools": touched["pool"].to_list(), "lo": lo, "hi": hi, "first": min(lo), "last": max(hi)}
 
 
