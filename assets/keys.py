@@ -1,8 +1,8 @@
 """Asset keys: the names that code locations agree on.
 
 A key per chain and table, not per table: each chain has its own lag, latency and failures, and a plot that mixes five
-chains says nothing. Groups keep the graph readable: folded, it is `<chain>_topics -> <chain> -> search, staging, marts,
-intelligence`.
+chains says nothing. Groups keep the graph readable: folded, it is `topics -> <chain> -> search, staging, marts,
+intelligence, archive`, with one node per chain, whose tables are what an operator looks for by chain.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dagster import AssetKey
 from dash_pipeline.topics import ANOMALIES, DEAD_LETTERS, TYPES
 
 ANALYTICS = "analytics"
+ARCHIVE = "archive"
 BACKUPS = "backups"
 INTELLIGENCE = "intelligence"
 LIFECYCLE = "lifecycle"
@@ -20,6 +21,7 @@ MODELS = "models"
 PLATFORM_HEALTH = "platform_health"
 SEARCH = "search"
 STAGING = "staging"
+TOPICS = "topics"
 
 
 def topic_key(chain: str, type_: str) -> AssetKey:
@@ -89,12 +91,12 @@ def derived_key(chain: str) -> AssetKey:
 
 def compaction_key() -> AssetKey:
     """The archive's objects, merged where they are small."""
-    return AssetKey(["archive", "compaction"])
+    return AssetKey([ARCHIVE, "compaction"])
 
 
 def sizes_key() -> AssetKey:
     """How much is hot, and how much is archived."""
-    return AssetKey(["archive", "sizes"])
+    return AssetKey([ARCHIVE, "sizes"])
 
 
 def housekeeping_key(name: str) -> AssetKey:

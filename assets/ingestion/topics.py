@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from dagster import AssetSpec
 
-from assets.keys import anomalies_key, anomalies_topic_key, dead_letters_key, topic_key
+from assets.keys import TOPICS, anomalies_key, anomalies_topic_key, dead_letters_key, topic_key
 from assets.owners import CHAIN_DATA
 from dash_pipeline.chains import Chain
 from dash_pipeline.topics import ANOMALIES, DEAD_LETTERS, TYPES, topic_name
@@ -57,7 +57,7 @@ def _topic(chain: Chain, type_: str) -> AssetSpec:
         topic_key(chain.name, type_),
         description=f"{_CONTENTS[type_]} of {chain.title}, one JSON message each, as `ethereum-etl stream` publishes"
         f" them: topic `{name}`. Observed: messages in it, how many of them are ingested, and the lag.",
-        group_name=f"{chain.name}_topics",
+        group_name=TOPICS,
         owners=[CHAIN_DATA],
         kinds={"kafka"},
         tags={"dash/chain": chain.name},

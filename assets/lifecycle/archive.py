@@ -32,6 +32,7 @@ from dagster import (
 
 from assets import owners
 from assets.keys import (
+    ARCHIVE,
     LIFECYCLE,
     archive_key,
     compaction_key,
@@ -78,7 +79,7 @@ def archive_asset(chain: Chain) -> AssetsDefinition:
                 deps=[_SHARED.get(table) or table_key(chain.name, table)],
                 description=f"{described.about} Days of {chain.title} that are no longer hot, as Parquet on S3; each"
                 " was read back and compared before its rows were dropped.",
-                group_name=f"{chain.name}_archive",
+                group_name=ARCHIVE,
                 owners=[owners.OPERATIONS],
                 kinds={"s3", "parquet"},
                 tags={"dash/chain": chain.name},
@@ -121,7 +122,7 @@ def derived_asset(chain: Chain) -> AssetsDefinition:
         deps=[archive_key(chain.name, "logs"), archive_key(chain.name, "pool_events")],
         description=f"Archived logs of {chain.title}, decoded again: days on which the archived pool_events are others"
         " are replaced, and pools that are missing are added. Materialise days after the decoder has changed.",
-        group_name=f"{chain.name}_archive",
+        group_name=ARCHIVE,
         owners=[owners.OPERATIONS],
         kinds={"s3", "parquet"},
         tags={"dash/chain": chain.name},

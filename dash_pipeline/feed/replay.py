@@ -96,7 +96,10 @@ def replay_into(
     total: int | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Publish what `files.find` found: the groups one after the other, each merged by block."""
+    """Publish what `files.find` found: the groups one after the other, each merged by block.
+
+    `rate`: at most so many messages per second, None: as fast as they go; `total`: how many there are, for `progress`.
+    """
     start = time.monotonic()
     events = told(paced(_all(sources.groups), rate), lambda done: progress("publishing", done, total))
     sent = publish(events, chain, sink, key)

@@ -46,7 +46,7 @@ class Latency:
         return found
 
     def take(self) -> dict[str, dict[str, float]]:
-        """Stage -> {"p50", "p95", "p99"} over all messages since the last call; empty when there were none."""
+        """Stage -> {"p50", "p95", "p99"}, in ms, over all messages since the last call; empty when there were none."""
         batches, self._batches = self._batches, []
         if not batches:
             return {}

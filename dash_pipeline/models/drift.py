@@ -82,7 +82,7 @@ def histogram(values: Floats, bins: int = 10) -> Histogram:
 
 
 def psi(reference: Histogram, values: Floats) -> float:
-    """The index of these values, float64, against a histogram; 0.0 of no values."""
+    """The index of these values, float64, against a histogram; dimensionless, 0.0 of no values."""
     if not values.size:
         return 0.0
     known = values[~np.isnan(values)]

@@ -42,7 +42,7 @@ class Metrics:
     log_loss: float
 
     def as_dict(self) -> dict[str, float | None]:
-        """By name; None instead of NaN, which JSON does not know."""
+        """By name, all dimensionless; None instead of NaN, which JSON does not know."""
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
@@ -112,8 +112,8 @@ def _resampled(rows: int, groups: Ints | None, resamples: int, seed: int) -> Ite
 
 
 def best_threshold(y: npt.ArrayLike, p: npt.ArrayLike, *, resamples: int = 50, seed: int = 0) -> float:
-    """The threshold of the highest MCC: the mean, in log-odds, of the best ones of resamples of the rows. The best one
-    of the rows themselves hangs on a few of them."""
+    """The threshold (a probability) of the highest MCC: the mean, in log-odds, of the best ones of resamples of the
+    rows. The best one of the rows themselves hangs on a few of them."""
     label, odds = np.asarray(y, np.float64), log_odds(np.asarray(p, np.float64))
     order = np.argsort(-odds, kind="stable")
     label, odds = label[order], odds[order]

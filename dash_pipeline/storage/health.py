@@ -194,7 +194,7 @@ def course(conn: Connection, chain: str, hours: float, step_s: float) -> Course:
 
 
 def sweep(conn: Connection, days: float) -> dict[str, int]:
-    """Delete checkpoints, settled deliveries and resolved notices that are older; table -> how many."""
+    """Delete checkpoints, settled deliveries and resolved notices older than `days` days; table -> how many."""
     gone = {
         "checkpoints": "at",
         "notice_deliveries": "(delivered_at IS NOT NULL OR dropped IS NOT NULL) AND queued_at",

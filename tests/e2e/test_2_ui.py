@@ -19,14 +19,14 @@ def test_the_graph_starts_at_the_topics(browser: webdriver.Chrome, ui: str, keep
     # The graph has only those nodes that are in view, and which are depends on how it was laid out.
     browser.set_window_size(1680, 2600)
     open_graph(browser, f"{ui}/asset-groups")
-    topics, tables = node(browser, f"{CHAIN}_topics"), node(browser, CHAIN)
+    topics, tables = node(browser, "topics"), node(browser, CHAIN)
     indexes, views, models = node(browser, "search"), node(browser, "staging"), node(browser, "models")
     intelligence = node(browser, "intelligence")
     assert topics < tables < min(views, node(browser, "marts"), intelligence)
     assert max(models, tables) < intelligence < indexes, "anomalies and champions -> predictions and alerts -> index"
     browser.set_window_size(*WINDOW)
     browser.get(f"{ui}/asset-groups")
-    see(browser, f"{CHAIN}_topics")
+    see(browser, "topics")
     keep("lineage")
 
 
@@ -35,7 +35,7 @@ def open_graph(browser: webdriver.Chrome, url: str, tries: int = 3) -> None:
     for _ in range(tries):
         browser.get(url)
         with suppress(TimeoutException):
-            node(browser, f"{CHAIN}_topics")
+            node(browser, "topics")
             return
 
 

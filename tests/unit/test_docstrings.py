@@ -1,7 +1,8 @@
 """What a reader of `dash_pipeline/` is told: each public module, class and function says what it does and how it fails.
 
 Judged by the syntax tree, so only what can be seen there: that there is a docstring, that a function which raises an
-error itself says that it does, and that one which takes or returns frames or arrays says something of what is in them.
+error itself says that it does, that one which takes or returns frames or arrays says something of what is in them, and
+that a `float` has a unit: the ending of its name, or a word of the docstring.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ ERRORS = re.compile(r"(\w*Error|Unavailable|Conflict|Corrupt|Refused\w*)$")
 FRAMES = re.compile(r"\b(pl\.(Data|Lazy)Frame|np\.ndarray|NDArray|Floats|Matrix)\b")
 # A column or name in backticks, a shape or a dtype.
 SHAPES = re.compile(r"`|\bcolumns?\b|\brows?\b|\bshape\b|\b\(n\b|\bfloat64\b|\buint16\b|frame", re.IGNORECASE)
+
+FLOAT = re.compile(r"\bfloat\b")
+# `since` is what every server's `probe` takes, as `Server.probe` says.
+UNIT_NAMES = re.compile(r"_(s|ms|bytes|shares?|usd)$|^(seconds|shares?|since)$")
+UNITS = re.compile(
+    r"\b((milli)?seconds?|ms|s|hours?|days?|bytes?|MiB|GiB|shares?|ratio|probabilit(y|ies)|score|per cent|percent|wei"
+    r"|dollars?|quote token|USD|price|dimensionless)\b|%",
+    re.IGNORECASE,
+)
 
 # Docstrings of commands are their help; each error of theirs is one line, and exit code 2.
 COMMANDS = {"dash_pipeline/cli.py", "dash_pipeline/models/market_labels.py"}
@@ -83,4 +93,18 @@ def test_who_takes_or_returns_frames_says_what_is_in_them() -> None:
         framed = any(FRAMES.search(ast.unparse(one)) for one in annotations if one)
         if framed and not SHAPES.search(ast.get_docstring(node) or ""):
             silent.append(where)
+    assert silent == []
+
+
+def test_who_takes_or_returns_a_float_says_its_unit() -> None:
+    silent = []
+    for where, node in definitions():
+        if isinstance(node, ast.ClassDef) or where.split(":")[0] in COMMANDS:
+            continue
+        numbers = {one.arg: one.annotation for one in node.args.args + node.args.kwonlyargs} | {node.name: node.returns}
+        spelled = {name: ast.unparse(annotation) for name, annotation in numbers.items() if annotation}
+        floats = {name: text for name, text in spelled.items() if FLOAT.search(text) and not UNIT_NAMES.search(name)}
+        # A parameter of the API says it where OpenAPI reads it: in its annotation.
+        if floats and not UNITS.search(" ".join([ast.get_docstring(node) or "", *floats.values()])):
+            silent.append(f"{where}: {', '.join(floats)}")
     assert silent == []

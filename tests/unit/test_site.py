@@ -52,14 +52,14 @@ def test_the_reference_has_what_the_code_has(site: Path) -> None:
 def test_diagrams_are_drawn_from_the_definitions(site: Path) -> None:
     drawn = (site / "_images" / "groups.svg").read_text()
     for group in (
-        "anvil_topics",
+        "topics",
         "anvil",
         "search",
         "staging",
         "marts",
         "models",
         "intelligence",
-        "anvil_archive",
+        "archive",
         "lifecycle",
     ):
         assert f">{group}</text>" in drawn

@@ -73,7 +73,7 @@ def token(client: OpenSearch, chain: str, address: str) -> Document | None:
 def top_tokens(
     client: OpenSearch, chain: str, window: str = "7d", by: str = "change", size: int = 10, min_liquidity: float = 0
 ) -> list[Document]:
-    """The answer to `ask_top_tokens`."""
+    """The answer to `ask_top_tokens`; `min_liquidity` is in the token's quote token."""
     return _search(client, ask_top_tokens(chain, window, by, size, min_liquidity))
 
 
