@@ -73,11 +73,13 @@ class Chain:
     def __init__(self, spacing_s: int = BLOCK_TIME_S) -> None:
         self.number, self.hash, self.spacing_s = 0, _hex(32), spacing_s
         self.timestamp = START
+        self.drained: set[str] = set()
 
     def advance(self) -> None:
         self.number += 1
         self.parent, self.hash = self.hash, _hex(32)
         self.timestamp += self.spacing_s
+        self.drained.clear()
 
     def block_message(self, transactions: int) -> bytes:
         return (
@@ -125,6 +127,8 @@ def block(chain: Chain, transactions: int) -> Iterator[tuple[str, bytes]]:
     yield "block", chain.block_message(transactions)
     for index in range(transactions):
         tx, pool, wallet = _hex(32), _random.choice(_POOLS), _random.choice(_WALLETS)
+        while pool in chain.drained:
+            pool = _random.choice(_POOLS)
         yield "transaction", _transaction(chain, index, tx, wallet, pool)
         amounts = _trade(pool)
         yield "log", _log(chain, index, 3 * index, tx, pool, _words(*_RESERVES[pool]), _topics(_SYNC))
@@ -135,9 +139,11 @@ def block(chain: Chain, transactions: int) -> Iterator[tuple[str, bytes]]:
 
 def withdrawal(chain: Chain, number: int, share: float = 0.95) -> tuple[str, list[tuple[str, bytes]]]:
     """A provider takes so much out of pool `number`, in the chain's present block: the transaction's hash, its
-    messages as (type, message). Its logs come behind those of the block's swaps."""
+    messages as (type, message). Its logs come behind those of the block's swaps, so the block trades the pool no more:
+    a later swap would be the first to show what is gone, and be named for it."""
     tx, pool, wallet, first = _hex(32), _POOLS[number % len(_POOLS)], _random.choice(_WALLETS), 1_000_000 + 3 * number
     reserves = _RESERVES[pool]
+    chain.drained.add(pool)
     out = [int(reserve * share) for reserve in reserves]
     _RESERVES[pool] = [reserve - gone for reserve, gone in zip(reserves, out, strict=True)]
     shares = _topics(_TRANSFER, wallet, pool)

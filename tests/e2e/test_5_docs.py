@@ -13,10 +13,8 @@ from dash_pipeline.demo import Outcome
 from dash_pipeline.stack import Stack
 from tests.commands import PAGES, ROOT, blocks, inline, run
 
-#: Guides whose commands take longest.
-LONG = ("backfill", "new-mart", "restore")
 GUIDES = [
-    pytest.param(page, id=page.stem, marks=[pytest.mark.patient] if page.stem in LONG else [])
+    pytest.param(page, id=page.stem)
     for page in PAGES
     if page.name in ("tutorial.md", "api.md") or page.parent.name == "guides"
 ]

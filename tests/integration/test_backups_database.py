@@ -552,7 +552,6 @@ def test_backup_drill_and_check_as_jobs(location: Definitions, full: Backup) -> 
         assert evaluation.passed, evaluation.description
 
 
-@pytest.mark.patient
 def test_a_drill_that_finds_a_difference_fails_and_tells_its_owner(
     location: Definitions,
     here: Settings,

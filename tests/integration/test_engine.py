@@ -552,9 +552,7 @@ def test_an_archive_that_is_away_holds_up_no_alert(old: tuple[Desk, Stored, Stor
     desk.told_once(anomaly.id, young.id)
 
 
-@pytest.mark.parametrize(
-    "at", [pytest.param("storage.history.archived", marks=pytest.mark.patient), "predictions.engine.read_anomalies"]
-)
+@pytest.mark.parametrize("at", ["storage.history.archived", "predictions.engine.read_anomalies"])
 def test_killed_while_the_archive_is_read_the_next_run_does_the_rest(
     old: tuple[Desk, Stored, Stored, list[Prediction]], at: str
 ) -> None:
@@ -610,7 +608,6 @@ def test_many_moments_at_a_time_say_what_each_says_alone(desk: Desk) -> None:
     assert sum("score=0." in text for text in together) > 80 * 6
 
 
-@pytest.mark.patient
 def test_a_flood_is_one_run_and_few_requests(desk: Desk) -> None:
     dice = random.Random(5)
     noon = datetime(2024, 3, 9, 12, tzinfo=UTC)

@@ -287,7 +287,6 @@ def node() -> Iterator[str]:
         yield url
 
 
-@pytest.mark.patient
 def test_a_node_is_followed_until_ctrl_c(
     environment: dict[str, str], settings: Settings, chain: str, node: str
 ) -> None:

@@ -256,7 +256,7 @@ def restarted(stack: Stack) -> Iterator[None]:
     [
         pytest.param("timescale", "stop", marks=pytest.mark.patient),
         ("timescale", "kill"),
-        pytest.param("kafka", "kill", marks=pytest.mark.patient),
+        ("kafka", "kill"),
     ],
 )
 def test_a_server_that_restarts_while_a_lane_drains(market: Market, stack: Stack, server: str, how: str) -> None:
@@ -294,7 +294,6 @@ def test_a_database_that_stays_away_ends_the_run_with_one_line(market: Market, s
 
 
 @pytest.mark.usefixtures("restarted")
-@pytest.mark.patient
 def test_a_broker_that_stays_away_ends_the_run_with_one_line(market: Market, stack: Stack) -> None:
     market.produce(whole(branch("A", 0, 4, "-")))
     of = market.lane()
@@ -340,7 +339,6 @@ def test_a_last_word_to_the_group_that_no_broker_hears_holds_nobody_up(market: M
 
 
 @pytest.mark.usefixtures("restarted")
-@pytest.mark.patient
 def test_an_index_that_is_away_does_not_stop_the_tables(
     market: Market, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,6 @@ def test_backups_and_drill(mine: Settings, stack: Stack) -> None:
     assert drilled["RTO, s"] > 0
 
 
-@pytest.mark.patient
 def test_a_difference_fails_the_drill_loudly(mine: Settings, stack: Stack) -> None:
     taken = backups.snapshot(mine)
     wrong = tuple(replace(one, documents=one.documents + 1) for one in taken.indexes)

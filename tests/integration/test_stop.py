@@ -103,7 +103,6 @@ def test_sigterm_under_load_ends_the_run_in_good_order(market: Market, instance:
     market.check(BLOCKS)
 
 
-@pytest.mark.patient
 def test_a_run_that_a_person_terminates_is_cancelled(market: Market, instance: DagsterInstance) -> None:
     market.produce(whole(branch("A", 0, BLOCKS - 1, "-")))
     run_id, process = launch(instance, market)
@@ -143,9 +142,7 @@ def stopped(market: Market, when: Callable[[], bool], what: str) -> tuple[Backgr
     return run, time.monotonic() - began
 
 
-@pytest.mark.parametrize(
-    "server", ["timescale", *(pytest.param(name, marks=pytest.mark.patient) for name in ("opensearch", "kafka"))]
-)
+@pytest.mark.parametrize("server", ["timescale", "kafka", pytest.param("opensearch", marks=pytest.mark.patient)])
 def test_a_server_that_is_away_does_not_hold_it_up(market: Market, stack: Stack, server: str) -> None:
     market.produce(whole(branch("A", 0, BLOCKS - 1, "-")))
 

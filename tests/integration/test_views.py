@@ -75,7 +75,6 @@ def test_views_are_built_alone(here: Settings) -> None:
         assert row == ("0xc0fe", str(2**256 - 1), None)
 
 
-@pytest.mark.patient
 def test_a_model_that_fails_is_said_in_one_line(here: Settings) -> None:
     with timescale.connect(here) as conn:
         conn.execute("DROP TABLE chain.traces")
