@@ -50,7 +50,7 @@ def stack() -> Iterator[Stack]:
     stack = Stack.at(home, offset, opt=Path(os.environ.get("DASH_OPT_DIR") or ROOT / ".stack" / "opt"))
     keep = os.environ.get("DASH_TEST_KEEP") == "1"
     if not keep:
-        stack.reset()
+        stack.reset(everything=True)  # the settings, too, that a run before wrote: where its receivers listened
     try:
         stack.up(only=["stores"], progress=Lines(Console(stderr=True)), content=False)
         yield stack
