@@ -72,7 +72,7 @@ class Server(ABC):
 
     @abstractmethod
     def probe(self, place: Place, since: float) -> None:
-        """One real request with its user's password; `since` is when its process started.
+        """One real request with its user's password; `since`: when its process started, Unix seconds.
 
         Raises NotReadyError.
         """
