@@ -204,7 +204,9 @@ STAGES: dict[str, Callable[[World], None]] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(STAGES))
+@pytest.fixture(
+    scope="module", params=["days", *(pytest.param(name, marks=pytest.mark.patient) for name in ("days again", "all"))]
+)
 def archived(world: World, request: pytest.FixtureRequest) -> World:
     """One after the other, in this order."""
     world.stage = request.param

@@ -142,7 +142,9 @@ def stopped(market: Market, when: Callable[[], bool], what: str) -> tuple[Backgr
     return run, time.monotonic() - began
 
 
-@pytest.mark.parametrize("server", ["timescale", "kafka", pytest.param("opensearch", marks=pytest.mark.patient)])
+@pytest.mark.parametrize(
+    "server", ["timescale", *(pytest.param(name, marks=pytest.mark.patient) for name in ("opensearch", "kafka"))]
+)
 def test_a_server_that_is_away_does_not_hold_it_up(market: Market, stack: Stack, server: str) -> None:
     market.produce(whole(branch("A", 0, BLOCKS - 1, "-")))
 
