@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from dagster import AssetSpec
 
-from assets.keys import TOPICS, anomalies_key, anomalies_topic_key, dead_letters_key, topic_key
+from assets.keys import INTELLIGENCE, TOPICS, anomalies_key, anomalies_topic_key, dead_letters_key, topic_key
 from assets.owners import CHAIN_DATA
 from dash_pipeline.chains import Chain
 from dash_pipeline.topics import ANOMALIES, DEAD_LETTERS, TYPES, topic_name
@@ -34,7 +34,7 @@ def topic_specs(chains: Iterable[Chain]) -> list[AssetSpec]:
             deps=[anomalies_key(chain.name) for chain in chains],
             description="A JSON message for each anomaly that is found, changed or retracted, keyed by token, with an"
             f" id that is the same after any replay: topic `{ANOMALIES}`.",
-            group_name="intelligence",
+            group_name=INTELLIGENCE,
             owners=[CHAIN_DATA],
             kinds={"kafka"},
             metadata={"topic": ANOMALIES},

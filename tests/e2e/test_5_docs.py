@@ -13,11 +13,7 @@ from dash_pipeline.demo import Outcome
 from dash_pipeline.stack import Stack
 from tests.commands import PAGES, ROOT, blocks, inline, run
 
-GUIDES = [
-    pytest.param(page, id=page.stem)
-    for page in PAGES
-    if page.name in ("tutorial.md", "api.md") or page.parent.name == "guides"
-]
+GUIDES = [page for page in PAGES if page.name in ("tutorial.md", "api.md") or page.parent.name == "guides"]
 
 #: Commands in sentences that are not run here, and why.
 NOT_RUN = {
@@ -52,7 +48,7 @@ def simple() -> list[str]:
     return sorted(span for span in spans if not re.search(r"\.\.\.|[<\[]|\b20\d\d-|\b(?!SELECT|FROM)[A-Z]{3,}\b", span))
 
 
-@pytest.mark.parametrize("page", GUIDES)
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work_in_their_order(platform: Stack, outcome: Outcome, page: Path) -> None:
     assert outcome.agrees
     done = run(platform, "".join(block.text for block in blocks(page) if not block.reason))

@@ -53,6 +53,19 @@ def definitions() -> Iterator[tuple[str, Definition]]:
             yield f"{path.relative_to(PACKAGE.parent)}:{node.lineno} {name}", node
 
 
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for where, node in definitions():
+        if not isinstance(node, ast.ClassDef):
+            yield where, node
+
+
+def annotated(function: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, str]:
+    """The annotations of the parameters, by name, and of what is returned, by the function's name."""
+    found = {one.arg: one.annotation for one in function.args.args + function.args.kwonlyargs}
+    found[function.name] = function.returns
+    return {name: ast.unparse(annotation) for name, annotation in found.items() if annotation}
+
+
 def raised(function: Definition) -> set[str]:
     """Errors of the project that the function's own body raises, and does not catch where it raises them."""
     found = set()
@@ -75,8 +88,8 @@ def test_every_public_class_and_function_says_what_it_is() -> None:
 
 def test_who_raises_an_error_says_so() -> None:
     silent = []
-    for where, node in definitions():
-        if isinstance(node, ast.ClassDef) or where.split(":")[0] in COMMANDS:
+    for where, node in functions():
+        if where.split(":")[0] in COMMANDS:
             continue
         text = ast.get_docstring(node) or ""
         if (errors := raised(node)) and not re.search("raise|refuse|fails", text, re.IGNORECASE):
@@ -86,11 +99,8 @@ def test_who_raises_an_error_says_so() -> None:
 
 def test_who_takes_or_returns_frames_says_what_is_in_them() -> None:
     silent = []
-    for where, node in definitions():
-        if isinstance(node, ast.ClassDef):
-            continue
-        annotations = [argument.annotation for argument in node.args.args + node.args.kwonlyargs] + [node.returns]
-        framed = any(FRAMES.search(ast.unparse(one)) for one in annotations if one)
+    for where, node in functions():
+        framed = any(FRAMES.search(annotation) for annotation in annotated(node).values())
         if framed and not SHAPES.search(ast.get_docstring(node) or ""):
             silent.append(where)
     assert silent == []
@@ -98,12 +108,11 @@ def test_who_takes_or_returns_frames_says_what_is_in_them() -> None:
 
 def test_who_takes_or_returns_a_float_says_its_unit() -> None:
     silent = []
-    for where, node in definitions():
-        if isinstance(node, ast.ClassDef) or where.split(":")[0] in COMMANDS:
+    for where, node in functions():
+        if where.split(":")[0] in COMMANDS:
             continue
-        numbers = {one.arg: one.annotation for one in node.args.args + node.args.kwonlyargs} | {node.name: node.returns}
-        spelled = {name: ast.unparse(annotation) for name, annotation in numbers.items() if annotation}
-        floats = {name: text for name, text in spelled.items() if FLOAT.search(text) and not UNIT_NAMES.search(name)}
+        spelled = annotated(node).items()
+        floats = {name: text for name, text in spelled if FLOAT.search(text) and not UNIT_NAMES.search(name)}
         # A parameter of the API says it where OpenAPI reads it: in its annotation.
         if floats and not UNITS.search(" ".join([ast.get_docstring(node) or "", *floats.values()])):
             silent.append(f"{where}: {', '.join(floats)}")
