@@ -25,8 +25,9 @@ import numpy as np
 import polars as pl
 
 from dash_pipeline.anomalies.rules import Levels, Rules
-from dash_pipeline.anomalies.states import Bools, Floats, Ints, States, states
+from dash_pipeline.anomalies.states import States, states
 from dash_pipeline.anomalies.windows import Pairs, first_crossings, highest, median
+from dash_pipeline.columns import Bools, Floats, Ints, equal, filled, taken
 
 #: What `detect` gives.
 FOUND: dict[str, Any] = {
@@ -222,8 +223,8 @@ def _bursts(known: States, pools: pl.DataFrame, rules: Rules) -> _Crossings | No
     """Trades that pay one wallet within a window, and their part of all that pay wallets. A router that is paid by the
     pool works for somebody else."""
     rows = known.rows
-    paid = ((rows["event"] == "swap") & (rows["recipient"] != rows["sender"])).fill_null(False).to_numpy()
-    row = np.flatnonzero(paid)
+    by_another = filled(rows["recipient"]) & filled(rows["sender"]) & ~equal(rows["recipient"], rows["sender"])
+    row = np.flatnonzero(equal(rows["event"], "swap") & by_another)
     every, first = np.unique(np.searchsorted(known.first, row, side="right") - 1, return_index=True)
     row = row[first]
     direct = np.zeros(len(known.ts), np.bool_)
@@ -235,7 +236,7 @@ def _bursts(known: States, pools: pl.DataFrame, rules: Rules) -> _Crossings | No
     at, trades = every[chosen], trades[chosen]
     if not len(known.asked(at)):
         return None
-    names = rows["recipient"].gather(row[chosen]).to_list()
+    names = taken(rows["recipient"], row[chosen]).to_list()
     _, wallet = np.unique(np.array([name.hex() for name in names]), return_inverse=True)
     order = np.lexsort((at, wallet, known.pool[at]))
     sorted_at, place = at[order], np.arange(len(at))
@@ -342,27 +343,28 @@ class _People:
         pairs = Pairs.of(known.rows_since(at, window_s), known.last[at] + 1)
         rows = known.rows
         who, pool = ("recipient", "sender") if what == "bought" else ("sender", "recipient")
-        mine = (rows["event"] == "transfer") & (rows[pool] == rows["pool"]) & (rows[who] != rows["pool"])
-        mine &= rows["token"].is_null() if what == "returned" else rows["token"].is_not_null()
+        mine = equal(rows["event"], "transfer") & equal(rows[pool], rows["pool"]) & ~equal(rows[who], rows["pool"])
+        mine &= filled(rows["token"]) == (what != "returned")
         # A V3 pool has no shares: a burn names the position's owner.
-        owned = (rows["event"] == "burn") & (rows["protocol"] == "uniswap_v3") & (what == "returned")
-        wanted = (mine | owned).fill_null(False).to_numpy()[pairs.item]
-        owner, item = pairs.owner[wanted], pairs.item[wanted]
-        some = rows.select({who, "recipient", "amount0_f", "liquidity_f"})[item.tolist()]
-        gave = (
-            some.select(
-                owner=pl.Series(owner),
-                name=pl.when(owned[item.tolist()]).then("recipient").otherwise(who),
-                much=pl.when(owned[item.tolist()]).then("liquidity_f").otherwise("amount0_f").abs(),
-            )
-            .filter(pl.col("much").is_finite() & (pl.col("much") > 0) & pl.col("name").is_not_null())
-            .group_by("owner", "name")
-            .agg(pl.col("much").sort().sum())
-            .sort("owner", "much", "name", descending=[False, True, False])
-        )
+        owned = equal(rows["event"], "burn") & equal(rows["protocol"], "uniswap_v3") & (what == "returned")
+        much = np.abs(np.where(owned, rows["liquidity_f"].to_numpy(), rows["amount0_f"].to_numpy()))
+        named = np.where(owned, filled(rows["recipient"]), filled(rows[who]))
+        wanted = (mine | owned) & named & np.isfinite(much) & (much > 0)
+        kept = wanted[pairs.item]
+        owner, item = pairs.owner[kept], pairs.item[kept]
+        names = np.where(owned, *(np.array(rows[name].to_list(), object) for name in ("recipient", who)))[item].tolist()
+        people = sorted({*names})
+        places = dict(zip(people, range(len(people)), strict=True))
+        person = np.fromiter(map(places.__getitem__, names), np.int64, len(names))
+        # The smallest first: a sum must not hang on the order of rows.
+        order = np.lexsort((much[item], person, owner))
+        owner, person = owner[order], person[order]
+        first = np.flatnonzero((np.diff(owner, prepend=-1) != 0) | (np.diff(person, prepend=-1) != 0))
+        sums = np.add.reduceat(much[item][order], first) if len(first) else np.empty(0)
+        owner, person = owner[first], person[first]
         amounts: list[dict[bytes, float]] = [{} for _ in range(len(at))]
-        for owner, name, much in gave.iter_rows():
-            amounts[owner][name] = much
+        for i in np.lexsort((person, -sums, owner)).tolist():
+            amounts[owner[i]][people[person[i]]] = float(sums[i])
         total = np.array([sum(one.values()) for one in amounts])
         parts = [[much / all_ for much in one.values()] for one, all_ in zip(amounts, total, strict=True)]
         return _People(
@@ -395,7 +397,7 @@ def _creator(pools: pl.DataFrame) -> dict[bytes, bytes | None]:
 
 
 def _pool_names(known: States, at: Ints) -> list[bytes]:
-    return known.rows["pool"].gather(known.first[at]).to_list()
+    return taken(known.rows["pool"], known.first[at]).to_list()
 
 
 # ---------------------------------------------------------------------------------------------- what is told
@@ -451,8 +453,8 @@ def _told(known: States, found: list[_Crossings], pools: pl.DataFrame, rules: Ru
         who = _People.of(known, at[new], rules.window_s, "sold").names if people is None else [people[i] for i in new]
         for i, wallets in zip(new.tolist(), who, strict=True):
             rows = known.rows.slice(int(known.first[at[i]]), int(known.last[at[i]] - known.first[at[i]]) + 1)
-            rows = rows.filter(pl.col("event") != "transfer")
-            row = rows.row(0, named=True)
+            own = np.flatnonzero(~equal(rows["event"], "transfer"))
+            row = rows.row(int(own[0]), named=True)
             pool = tokens.get(row["pool"], {})
             both = [token for token in (pool.get("token0"), pool.get("token1")) if token is not None]
             evidence = {name: _plain(values[i]) for name, values in crossings.evidence.items()}
@@ -462,7 +464,7 @@ def _told(known: States, found: list[_Crossings], pools: pl.DataFrame, rules: Ru
                     "kind": crossings.kind,
                     "severity": SEVERITIES[int(first[i]) - 1],
                     "score": float(f"{crossings.score[i]:.6g}"),
-                    "log_indexes": rows["log_index"].to_list(),
+                    "log_indexes": taken(rows["log_index"], own).to_list(),
                     "token": (pool.get("token1") if pool.get("quote") == 0 else pool.get("token0")) or row["pool"],
                     "tokens": both,
                     "wallets": wallets,

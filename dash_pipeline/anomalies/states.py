@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from dash_pipeline.columns import Bools, Floats, Ints, equal, taken
 
+# What an event must have to be one.
+_KEY = ["pool", "ts", "block_number", "log_index"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US_MIN = np.iinfo(np.int64).min
 _LN_Q96 = 96 * np.log(2.0)
@@ -94,12 +94,12 @@ def states(
     """The states of the pools; None where no row is a pool's event. `dust`: less liquidity is none. `since`: of some
     pools, from when on it is asked what happened."""
     rows, changed = _in_order(events)
-    core = (rows["event"] != "transfer").to_numpy()
+    core = ~equal(rows["event"], "transfer")
     if not core.any():
         return None
     pool = np.cumsum(changed["pool"]) - 1
     sides = dict(zip(pools["pool"].to_list(), pools["quote"].to_list(), strict=True))
-    names = rows["pool"].gather(np.flatnonzero(changed["pool"])).to_list()
+    names = taken(rows["pool"], np.flatnonzero(changed["pool"])).to_list()
     quote = np.array([1 if (side := sides.get(name)) is None else side for name in names], np.int64)
     first = np.flatnonzero(changed["pool"] | changed["tx_hash"] | changed["block_hash"])
     counts = np.add.reduceat(core, first)
@@ -127,25 +127,30 @@ def states(
 
 def _in_order(events: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Bools]]:
     """The events by pool and place, each once; and where a column's value is another than in the row before."""
-    rows = events.drop_nulls(["pool", "ts", "block_number", "log_index"]).sort(
-        "pool", "ts", "block_number", "block_hash", "log_index", "event"
-    )
-    changed = _changed(rows)
+    if any(events[name].null_count() for name in _KEY):
+        events = events.drop_nulls(_KEY)
+    # Without expressions: each of polars' queries costs more than comparing a batch's values.
+    ranks = {name: _ranks(events[name]) for name in ("tx_hash", *_KEY, "block_hash", "event")}
+    order = np.lexsort([ranks[name] for name in ("event", "log_index", "block_hash", "block_number", "ts", "pool")])
+    changed = _changed(ranks, order)
     new = changed["pool"] | changed["log_index"] | changed["block_hash"] | changed["event"]
-    if new.all():
-        return rows, changed
-    rows = rows.filter(pl.Series(new))
-    return rows, _changed(rows)
+    if not new.all():
+        order = order[new]
+        changed = _changed(ranks, order)
+    return events[pl.Series(order, dtype=pl.UInt32)], changed
 
 
-def _changed(rows: pl.DataFrame) -> dict[str, Bools]:
-    names = ("pool", "block_hash", "tx_hash", "log_index", "event")
-    # One query for all: a query costs more than comparing a batch's values.
-    compared = rows.select(pl.col(names).ne_missing(pl.col(names).shift()))
-    changed = {name: compared[name].to_numpy().copy() for name in names}
-    for values in changed.values():
-        values[:1] = True
-    return changed
+def _ranks(values: pl.Series) -> Ints:
+    """Numbers in the order of the values; nulls come first."""
+    if values.dtype not in (pl.Binary, pl.String):
+        return values.cast(pl.Int64).to_numpy()
+    listed = values.to_list()
+    ranks = {value: rank for rank, value in enumerate(sorted({*listed} - {None}))} | {None: -1}
+    return np.fromiter(map(ranks.__getitem__, listed), np.int64, len(listed))
+
+
+def _changed(ranks: Mapping[str, Ints], order: Ints) -> dict[str, Bools]:
+    return {name: np.diff(values[order], prepend=_US_MIN) != 0 for name, values in ranks.items()}
 
 
 class _Reader:
@@ -154,15 +159,9 @@ class _Reader:
     def __init__(self, rows: pl.DataFrame, pool: Ints, second: Bools, first: Ints, last: Ints) -> None:
         """`second`: of each row whether the pool's second token is the quote."""
         self.rows, self.pool, self.second, self.first, self.last = rows, pool, second, first, last
-        kinds = ("swap", "sync", "mint", "burn", "initialize")
-        flags = rows.select(
-            *((pl.col("event") == kind).alias(kind) for kind in kinds),
-            v3=(pl.col("protocol") == "uniswap_v3").fill_null(value=False),
-        )
-        self.events = {kind: flags[kind].to_numpy() for kind in kinds}
-        self.v3 = flags["v3"].to_numpy()
+        self.events = {kind: equal(rows["event"], kind) for kind in ("swap", "sync", "mint", "burn", "initialize")}
         # A V2 pool's transfers are of protocol erc20: what its other rows are, it is.
-        self.v3 = _of_pool(self.v3, pool)
+        self.v3 = _of_pool(equal(rows["protocol"], "uniswap_v3"), pool)
         self.place = np.arange(len(pool))
         self.begin = np.flatnonzero(np.diff(pool, prepend=-1))[pool]
         moved = self.events["swap"] | self.events["mint"] | self.events["burn"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dash_pipeline.anomalies.states import Bools, Floats, Ints
+from dash_pipeline.columns import Bools, Floats, Ints
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from dash_pipeline.columns import constant, filled
 from dash_pipeline.events import amounts
-from dash_pipeline.events.decode import constant
 from dash_pipeline.storage.copy import fixed_width
 from dash_pipeline.storage.tables import POOL_EVENTS, POOLS
 
@@ -286,7 +286,7 @@ def pool_events(logs: pl.DataFrame) -> list[pl.DataFrame]:
     numbers = np.fromiter(map(_NUMBER.get, logs["topic0"].to_list(), repeat(-1)), np.int64, logs.height)
     columns = {column.name: column for column in logs.get_columns()}
     sizes = np.fromiter(map(len, columns["data"].to_list()), np.int64, logs.height)
-    topics = 4 - sum(_is_null(columns[f"topic{i}"]) for i in range(4))
+    topics = np.sum([filled(columns[f"topic{i}"]) for i in range(4)], axis=0)
     frames = []
     for number in np.unique(numbers).tolist():
         if number < 0:
@@ -298,12 +298,6 @@ def pool_events(logs: pl.DataFrame) -> list[pl.DataFrame]:
             mask = pl.Series(shaped)
             frames.append(_read({name: column.filter(mask) for name, column in columns.items()}, event))
     return frames
-
-
-def _is_null(column: pl.Series) -> npt.NDArray[np.int64]:
-    if not column.null_count():
-        return np.zeros(len(column), np.int64)
-    return column.is_null().to_numpy().astype(np.int64)
 
 
 def _read(logs: dict[str, pl.Series], event: Event) -> pl.DataFrame:

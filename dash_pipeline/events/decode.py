@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from dash_pipeline.columns import constant
 from dash_pipeline.events.amounts import MAX_UINT256
 from dash_pipeline.events.schemas import MESSAGE_TYPES, Kind, MessageType
 
@@ -159,14 +160,12 @@ def _frame(
     columns["extra"] = (
         _without_nul(pl.Series(extra, dtype=pl.String)) if extra else constant(None, pl.String, len(rows))
     )
-    schema = type_.table.schema().items()
-    frame = pl.DataFrame([*(columns[name].cast(dtype).alias(name) for name, dtype in schema), position])
+    frame = pl.DataFrame([*(_as(columns[name], name, dtype) for name, dtype in type_.table.schema().items()), position])
     return frame, pl.select(pl.coalesce(reasons)).to_series() if reasons else None
 
 
-def constant(value: str | None, dtype: pl.DataType | type[pl.DataType], rows: int) -> pl.Series:
-    """A column that holds one value throughout, or nulls."""
-    return pl.Series([value], dtype=dtype).new_from_index(0, rows)
+def _as(column: pl.Series, name: str, dtype: Any) -> pl.Series:
+    return (column if column.dtype == dtype else column.cast(dtype)).alias(name)
 
 
 def _convert(values: list[Any], kind: Kind, field: str) -> tuple[pl.Series, pl.Series | None]:

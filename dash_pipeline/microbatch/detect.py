@@ -13,21 +13,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from itertools import chain as chain_of
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from dash_pipeline.anomalies.detect import detect
 from dash_pipeline.anomalies.gate import candidates
 from dash_pipeline.anomalies.rules import Rules
+from dash_pipeline.columns import Bools, Floats, Ints
 from dash_pipeline.storage import anomalies as store
+from dash_pipeline.storage.anomalies import Touched
 from dash_pipeline.storage.timescale import Connection
 
-_SAID = (
-    "pool", "ts", "event", "sender", "recipient", "amount0_f", "amount1_f", "reserve0_f", "reserve1_f", "liquidity",
-    "sqrt_price_x96",
-)  # fmt: skip
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE_US = 60_000_000
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,7 @@ class Detector:
         in it. Whoever takes over partitions from such a lane begins after its last commit."""
         with conn.transaction():
             store.lock_detection(conn, self.chain)
-            recent = store.recent_pools(conn, self.chain, self.rules.window_s)
-            if recent.height:
+            if recent := store.recent_pools(conn, self.chain, self.rules.window_s):
                 store.recount_minutes(conn, self.chain, recent)
 
     def run(
@@ -53,34 +54,38 @@ class Detector:
         """Bring the anomalies of pools up to date in the transaction that touched them, by new events (a frame per
         kind, as `abi.pool_events` makes them) or by blocks that changed sides (hash -> timestamp); how many were found,
         changed or retracted."""
-        touched = store.pools_of_blocks(conn, self.chain, moved_blocks) if moved_blocks else touched_pools(events)
-        if not touched.height:
+        if moved_blocks:
+            touched, moved = store.pools_of_blocks(conn, self.chain, moved_blocks)
+        else:
+            minutes = pool_minutes(events)
+            touched = _spans(zip(minutes["pool"], zip(minutes["lo"], minutes["hi"], strict=True), strict=True))
+            moved = moved_contracts(events)
+        if not touched and not moved:
             return 0
-        store.lock_detection(conn, self.chain)
-        moved, touched = touched.filter("moved"), touched.filter(~pl.col("moved"))
-        if touched.height:
-            if moved_blocks:
+        with conn.pipeline():
+            store.lock_detection(conn, self.chain)
+            if touched and moved_blocks:
                 store.recount_minutes(conn, self.chain, touched)
-            else:
-                store.add_minutes(conn, self.chain, pool_minutes(events))
-        if moved.height:
-            # A transfer touches no pool, but may name who is behind what was found before it came.
-            since: datetime = moved["lo"].min()  # type: ignore[assignment]
-            named = store.pools_found_since(conn, self.chain, since, moved["pool"].to_list())
-            touched = pl.concat([touched, named]).group_by("pool").agg(pl.col("lo").min(), pl.col("hi").max())
-        if not touched.height:
-            return 0
-        stats = store.window_stats(conn, self.chain, touched, self.rules.window_s, self.rules.burst_trades.low)
-        suspects = set(candidates(stats, self.rules)) | set(stats.filter("found_before")["pool"])
+            elif touched:
+                store.add_minutes(conn, self.chain, minutes)
+            if moved:
+                # A transfer touches no pool, but may name who is behind what was found before it came.
+                named = store.pools_found_since(conn, self.chain, min(moved.values()), moved)
+                touched = _spans([*touched.items(), *named.items()])
+            if not touched:
+                return 0
+            stats = store.window_stats(conn, self.chain, touched, self.rules.window_s, self.rules.burst_trades.low)
+        found_before = stats["pool"].filter(stats["found_before"]).to_list()
+        suspects = {*candidates(stats, self.rules).to_list(), *found_before}
         if not suspects:
             return 0
-        touched = touched.filter(pl.col("pool").is_in(list(suspects)))
+        touched = {pool: times for pool, times in touched.items() if pool in suspects}
         pools = store.window_pools(conn, self.chain, list(suspects), self.quotes)
         history = store.window_events(conn, self.chain, touched, pools, self.rules.lookback_s)
-        lows = dict(touched.select("pool", "lo").iter_rows())
+        lows = {pool: lo for pool, (lo, _) in touched.items()}
         found = detect(history, pools, self.rules, lows).iter_rows(named=True)
         rows = [self._row(row) for row in found if row["ts"] >= lows[row["pool"]]]
-        if not rows and not stats["found_before"].any():
+        if not rows and not found_before:
             return 0
         return store.write_anomalies(conn, self.chain, touched, rows, run_id)
 
@@ -95,35 +100,84 @@ def anomaly_id(chain: str, found: dict[str, Any]) -> bytes:
     return hashlib.sha256("|".join(parts).encode()).digest()[:16]
 
 
-def touched_pools(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """The pools and moved contracts in frames of pool events (one kind each, as `abi.pool_events` makes them), as
-    TOUCHED."""
-    pieces = [
-        frame.select("pool", pl.lit(frame["event"][0] == "transfer").alias("moved"), "ts")
-        for frame in frames
-        if frame.height
-    ]
-    if not pieces:
-        return pl.DataFrame(schema=store.TOUCHED)
-    return pl.concat(pieces).group_by("pool", "moved").agg(lo=pl.col("ts").min(), hi=pl.col("ts").max())
+def moved_contracts(frames: Iterable[pl.DataFrame]) -> dict[bytes, datetime]:
+    """The contracts whose tokens or shares frames of pool events (one kind each, as `abi.pool_events` makes them) saw
+    moved, and a time before which none was."""
+    moved = [frame for frame in frames if frame.height and frame["event"][0] == "transfer"]
+    since: datetime = min((frame["ts"].min() for frame in moved), default=_EPOCH)  # type: ignore[assignment, type-var]
+    return dict.fromkeys(chain_of.from_iterable(frame["pool"].to_list() for frame in moved), since)
 
 
-def pool_minutes(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """What these pool events, a frame per kind and not all of them transfers, say of their pools' minutes: the columns
-    of MINUTES. Transfers say nothing."""
-    pieces = [frame.select(_SAID) for frame in frames if frame.height and frame["event"][0] != "transfer"]
-    swap = pl.col("event") == "swap"
+def pool_minutes(frames: Iterable[pl.DataFrame]) -> dict[str, list[Any]]:
+    """What pool events, a frame per kind, say of their pools' minutes: the columns of MINUTES, and between which times
+    (`lo`, `hi`). Transfers say nothing."""
+    frames = [frame for frame in frames if frame.height and frame["event"][0] != "transfer"]
+    if not frames:
+        return {name: [] for name in (*store.MINUTES, "lo", "hi")}
+    # Column by column, without expressions: each of polars' queries costs more than all rows of a small batch.
+    names = list(chain_of.from_iterable(frame["pool"].to_list() for frame in frames))
+    known = list(dict.fromkeys(names))
+    numbers = dict(zip(known, range(len(known)), strict=True))
+    pool = np.fromiter(map(numbers.__getitem__, names), np.int64, len(names))
+    ts = np.concatenate([frame["ts"].cast(pl.Int64).to_numpy() for frame in frames])
+    order = np.lexsort((ts, pool))
+    pool, ts = pool[order], ts[order]
+    minute = ts // _MINUTE_US
+    first = np.flatnonzero((np.diff(pool, prepend=-1) != 0) | (np.diff(minute, prepend=0) != 0))
+    last = np.append(first[1:], len(ts)) - 1
+
+    def of(column: str, event: str = "") -> Floats:
+        """A column's numbers; NaN where there is none, or where the row is of another kind."""
+        return np.concatenate([_floats(frame, column, event) for frame in frames])[order]
+
+    def count(marked: Iterable[Bools]) -> list[int]:
+        numbers: list[int] = np.add.reduceat(np.concatenate(list(marked))[order].astype(np.int64), first).tolist()
+        return numbers
+
+    kinds = [(frame["event"][0], frame) for frame in frames]
     seen = {
-        "reserve0": pl.col("reserve0_f"),
-        "reserve1": pl.col("reserve1_f"),
-        "liquidity": pl.col("liquidity").filter(swap).cast(pl.Float64),
-        "root": pl.col("sqrt_price_x96").cast(pl.Float64),
+        "reserve0": of("reserve0_f"),
+        "reserve1": of("reserve1_f"),
+        "liquidity": of("liquidity", "swap"),
+        "root": of("sqrt_price_x96"),
     }
-    return pl.concat(pieces).group_by("pool", pl.col("ts").dt.truncate("1m"), maintain_order=True).agg(
-        swaps=swap.sum(),
-        direct=(swap & (pl.col("recipient") != pl.col("sender"))).sum(),
-        burns=(pl.col("event") == "burn").sum(),
-        **{f"{name}_max": column.max() for name, column in seen.items()},
-        **{f"{name}_min": column.min() for name, column in seen.items()},
-        **{f"volume{i}": pl.col(f"amount{i}_f").filter(swap).abs().sum() for i in (0, 1)},
-    )  # fmt: skip
+    traded = {f"volume{i}": np.nan_to_num(np.abs(of(f"amount{i}_f", "swap")), nan=0.0) for i in (0, 1)}
+    return {
+        "pool": [known[number] for number in pool[first].tolist()],
+        "ts": _times(minute[first] * _MINUTE_US),
+        "lo": _times(ts[first]),
+        "hi": _times(ts[last]),
+        "swaps": count(np.full(frame.height, kind == "swap") for kind, frame in kinds),
+        "burns": count(np.full(frame.height, kind == "burn") for kind, frame in kinds),
+        "direct": count(
+            (frame["recipient"] != frame["sender"]).to_numpy() if kind == "swap" else np.zeros(frame.height, np.bool_)
+            for kind, frame in kinds
+        ),
+        **{f"{name}_max": _some(np.fmax.reduceat(values, first)) for name, values in seen.items()},
+        **{f"{name}_min": _some(np.fmin.reduceat(values, first)) for name, values in seen.items()},
+        **{name: np.add.reduceat(values, first).tolist() for name, values in traded.items()},
+    }
+
+
+def _floats(frame: pl.DataFrame, column: str, event: str) -> Floats:
+    # A column is null in all rows of a frame or in none.
+    if frame[column].null_count() or (event and frame["event"][0] != event):
+        return np.full(frame.height, np.nan)
+    return frame[column].cast(pl.Float64).to_numpy()
+
+
+def _some(values: Floats) -> list[float | None]:
+    return [None if number != number else number for number in values.tolist()]
+
+
+def _times(us: Ints) -> list[datetime]:
+    return [_EPOCH + timedelta(microseconds=at) for at in us.tolist()]
+
+
+def _spans(times: Iterable[tuple[bytes, tuple[datetime, datetime]]]) -> Touched:
+    """One span for each address, from its first to its last time."""
+    spans: Touched = {}
+    for address, (lo, hi) in times:
+        first, last = spans.get(address, (lo, hi))
+        spans[address] = min(first, lo), max(last, hi)
+    return spans

@@ -65,26 +65,23 @@ POOLS: dict[str, Any] = {
 # Events that say what is in a pool after them.
 _STATE = "(e.event = 'sync' OR (e.event = 'swap' AND e.liquidity IS NOT NULL))"
 #: What happened to a pool in a minute: what STATS is summed from. `direct`: swaps that paid another than who called.
-MINUTES: dict[str, Any] = {
-    "pool": pl.Binary,
-    "ts": _TIME,
-    "swaps": pl.Int32,
-    "direct": pl.Int32,
-    "burns": pl.Int32,
-    **{f"{name}_{end}": pl.Float64 for name in ("reserve0", "reserve1", "liquidity", "root") for end in ("max", "min")},
-    "volume0": pl.Float64,
-    "volume1": pl.Float64,
+MINUTES = {
+    "pool": "bytea",
+    "ts": "timestamptz",
+    "swaps": "int4",
+    "direct": "int4",
+    "burns": "int4",
+    **{f"{name}_{end}": "float8" for name in ("reserve0", "reserve1", "liquidity", "root") for end in ("max", "min")},
+    "volume0": "float8",
+    "volume1": "float8",
 }
 _SUMS = ("swaps", "direct", "burns", "volume0", "volume1")
 _EXTREMES = [name for name in MINUTES if name.endswith(("_max", "_min"))]
 # As many as a window has at the most: one in a tenth of a second, for ten minutes.
 _NEWEST_BLOCKS = 6_000
-#: Pools that a transaction touched, and between which of the chain's times; and contracts whose tokens or shares it
-#: moved (`moved`), which may be a pool's.
-TOUCHED: dict[str, Any] = {"pool": pl.Binary, "moved": pl.Boolean, "lo": _TIME, "hi": _TIME}
+#: Pools that something happened to, and between which of the chain's times.
+Touched = dict[bytes, tuple[datetime, datetime]]
 
-
-_SQL_TYPES = {pl.Binary: "bytea", _TIME: "timestamptz", pl.Int32: "int4", pl.Float64: "float8"}
 _OF_TWO = {"max": "greatest", "min": "least"}
 # Rows between a pool's times, and between those of all pools, by which chunks are left out.
 _INSIDE = "{0}.ts BETWEEN p.lo AND p.hi AND {0}.ts BETWEEN %(first)s AND %(last)s"
@@ -105,9 +102,11 @@ def lock_detection(conn: Connection, chain: str) -> None:
     conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('anomalies:' || %s, 0))", (chain,), prepare=True)
 
 
-def pools_of_blocks(conn: Connection, chain: str, blocks: Mapping[bytes, datetime]) -> pl.DataFrame:
-    """The pools with events in these blocks (hash -> timestamp), whichever branch they are on; columns
-    as in TOUCHED."""
+def pools_of_blocks(
+    conn: Connection, chain: str, blocks: Mapping[bytes, datetime]
+) -> tuple[Touched, dict[bytes, datetime]]:
+    """The pools with events in these blocks (hash -> timestamp), whichever branch they are on; and the contracts whose
+    tokens or shares were moved, each with when it first was."""
     rows = conn.execute(
         "SELECT pool, moved, min(ts), max(ts) FROM ("
         + " UNION ALL ".join(
@@ -118,39 +117,38 @@ def pools_of_blocks(conn: Connection, chain: str, blocks: Mapping[bytes, datetim
         + ") e GROUP BY pool, moved",
         {"chain": chain, "blocks": list(blocks), "lo": min(blocks.values()), "hi": max(blocks.values())},
     ).fetchall()
-    return pl.DataFrame(rows, TOUCHED, orient="row")
+    touched = {pool: (lo, hi) for pool, moved, lo, hi in rows if not moved}
+    return touched, {contract: lo for contract, moved, lo, _ in rows if moved}
 
 
-def pools_found_since(conn: Connection, chain: str, lo: datetime, moved: Sequence[bytes]) -> pl.DataFrame:
-    """The pools with anomalies of that time or later whose tokens or shares were moved; columns as in
-    TOUCHED."""
+def pools_found_since(conn: Connection, chain: str, lo: datetime, moved: Iterable[bytes]) -> Touched:
+    """The pools with anomalies of that time or later whose tokens or shares were moved."""
     rows = conn.execute(
-        "SELECT pool, false, %(lo)s, max(ts) FROM intel.anomalies WHERE ts >= %(lo)s AND chain = %(chain)s"
+        "SELECT pool, max(ts) FROM intel.anomalies WHERE ts >= %(lo)s AND chain = %(chain)s"
         " AND (pool = ANY(%(moved)s) OR tokens && %(moved)s::bytea[]) GROUP BY pool",
         {"lo": lo, "chain": chain, "moved": list(moved)},
         binary=True,
         prepare=True,
     ).fetchall()
-    return pl.DataFrame(rows, TOUCHED, orient="row")
+    return {pool: (lo, hi) for pool, hi in rows}
 
 
-def add_minutes(conn: Connection, chain: str, minutes: pl.DataFrame) -> None:
-    """Add what new rows say of their minutes (MINUTES) to what is known of them. Rows that were there before count
-    twice: what is counted may be too much for what the tables hold, and is never too little."""
-    types = [_SQL_TYPES[dtype] for dtype in MINUTES.values()]
+def add_minutes(conn: Connection, chain: str, minutes: Mapping[str, list[Any]]) -> None:
+    """Add what new rows say of their minutes (the columns of MINUTES) to what is known of them. Rows that were there
+    before count twice: what is counted may be too much for what the tables hold, and is never too little."""
     merged = [f"{name} = m.{name} + excluded.{name}" for name in _SUMS]
     merged += [f"{name} = {_OF_TWO[name[-3:]]}(m.{name}, excluded.{name})" for name in _EXTREMES]
     conn.execute(
         f"INSERT INTO rollup.pool_minutes AS m (chain, {', '.join(MINUTES)})"
-        f" SELECT %s, n.* FROM unnest({', '.join(f'%s::{type_}[]' for type_ in types)}) n"
+        f" SELECT %s, n.* FROM unnest({', '.join(f'%s::{type_}[]' for type_ in MINUTES.values())}) n"
         f" ON CONFLICT (pool, ts, chain) DO UPDATE SET {', '.join(merged)}",
-        [chain, *(minutes[name].to_list() for name in MINUTES)],
+        [chain, *(minutes[name] for name in MINUTES)],
         binary=True,
         prepare=True,
     )
 
 
-def recount_minutes(conn: Connection, chain: str, touched: pl.DataFrame) -> None:
+def recount_minutes(conn: Connection, chain: str, touched: Touched) -> None:
     """Make the minutes between each touched pool's times say what its rows are now."""
     bounds = _bounds(touched, timedelta(0)) | {"chain": chain}
     # To the end of the last minute.
@@ -171,23 +169,22 @@ def recount_minutes(conn: Connection, chain: str, touched: pl.DataFrame) -> None
     )
 
 
-def recent_pools(conn: Connection, chain: str, window_s: float) -> pl.DataFrame:
-    """The pools with events in the chain's newest blocks, as far as they are of the last `window_s`; columns as in
-    TOUCHED."""
+def recent_pools(conn: Connection, chain: str, window_s: float) -> Touched:
+    """The pools with events in the chain's newest blocks, as far as they are of the last `window_s`."""
     rows = conn.execute(
         "WITH b AS MATERIALIZED (SELECT b.block_hash, c.tip_ts - %(window)s * interval '1 second' AS since"
         "  FROM ops.chains c CROSS JOIN LATERAL (SELECT block_hash, ts FROM ops.block_tree b WHERE b.chain = c.chain"
         "   ORDER BY block_number DESC LIMIT %(blocks)s) b"
         "  WHERE c.chain = %(chain)s AND b.ts >= c.tip_ts - %(window)s * interval '1 second')"
-        " SELECT e.pool, false, min(e.ts), max(e.ts) FROM b CROSS JOIN LATERAL (SELECT pool, ts"
+        " SELECT e.pool, min(e.ts), max(e.ts) FROM b CROSS JOIN LATERAL (SELECT pool, ts"
         "  FROM chain.pool_events e WHERE e.block_hash = b.block_hash AND e.chain = %(chain)s AND e.ts >= b.since"
         "  AND e.event <> 'transfer' OFFSET 0) e GROUP BY e.pool",
         {"chain": chain, "window": window_s, "blocks": _NEWEST_BLOCKS},
     ).fetchall()
-    return pl.DataFrame(rows, TOUCHED, orient="row")
+    return {pool: (lo, hi) for pool, lo, hi in rows}
 
 
-def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: float, trades: float) -> pl.DataFrame:
+def window_stats(conn: Connection, chain: str, touched: Touched, window_s: float, trades: float) -> pl.DataFrame:
     """One row of STATS for each touched pool: of the minutes from that of `window_s` before its first touched event to
     that of its last, and the state before them. `busiest`: trades that paid the same wallet, 0 where less than `trades`
     paid any.
@@ -214,7 +211,7 @@ def window_stats(conn: Connection, chain: str, touched: pl.DataFrame, window_s: 
         f"  sqrt_price_x96::float8 AS root FROM chain.pool_events e WHERE e.pool = p.pool AND e.chain = %(chain)s"
         f"  AND {_STATE} AND e.ts < p.lo ORDER BY e.ts DESC LIMIT 1) b ON true",
         _bounds(touched, timedelta(seconds=window_s))
-        | {"chain": chain, "trades": trades, "touched": touched["lo"].to_list()},
+        | {"chain": chain, "trades": trades, "touched": [lo for lo, _ in touched.values()]},
         binary=True,
         prepare=True,
     ).fetchall()
@@ -246,9 +243,7 @@ def _quote_side(place0: int | None, place1: int | None) -> int | None:
     return int(place0 is None or (place1 is not None and place1 < place0))
 
 
-def window_events(
-    conn: Connection, chain: str, touched: pl.DataFrame, pools: pl.DataFrame, around_s: float
-) -> pl.DataFrame:
+def window_events(conn: Connection, chain: str, touched: Touched, pools: pl.DataFrame, around_s: float) -> pl.DataFrame:
     """EVENTS of the touched pools, from `around_s` before the first touched event to as long behind the last one,
     with the transfers of the pool's own token and those of its base token into and out of the pool; and the last event
     before that which says what was in the pool."""
@@ -276,26 +271,26 @@ def window_events(
         f"  e WHERE e.pool = p.pool AND e.chain = %(chain)s AND {_STATE}"
         f"  AND e.ts < p.lo - %(back)s * interval '1 second'"
         f"  ORDER BY e.ts DESC, e.block_number DESC, e.log_index DESC LIMIT 1) e",
-        _bounds(touched) | {"chain": chain, "back": around_s, "base": [base.get(p) for p in touched["pool"]]},
+        _bounds(touched) | {"chain": chain, "back": around_s, "base": [base.get(p) for p in touched]},
         binary=True,
         prepare=True,
     ).fetchall()
     return pl.DataFrame(rows, EVENTS, orient="row")
 
 
-def _bounds(touched: pl.DataFrame, back: timedelta | None = None) -> dict[str, Any]:
+def _bounds(touched: Touched, back: timedelta | None = None) -> dict[str, Any]:
     """The pools and their times as parameters; with `back` from the minute of so long before the first one."""
-    lo, hi = touched["lo"].to_list(), touched["hi"].to_list()
+    lo, hi = [lo for lo, _ in touched.values()], [hi for _, hi in touched.values()]
     if back is not None:
         lo = [(at - back).replace(second=0, microsecond=0) for at in lo]
-    return {"pools": touched["pool"].to_list(), "lo": lo, "hi": hi, "first": min(lo), "last": max(hi)}
+    return {"pools": list(touched), "lo": lo, "hi": hi, "first": min(lo), "last": max(hi)}
 
 
 # ---------------------------------------------------------------------------------------------- what was found
 
 
 def write_anomalies(
-    conn: Connection, chain: str, touched: pl.DataFrame, found: Iterable[Mapping[str, Any]], run_id: str
+    conn: Connection, chain: str, touched: Touched, found: Iterable[Mapping[str, Any]], run_id: str
 ) -> int:
     """Make the stored anomalies of the touched pools, from their first touched event on, those of `found` (the columns
     of the table, without chain): new ones are inserted, changed ones updated, others retracted. How many changed.
@@ -323,7 +318,7 @@ def write_anomalies(
         "UPDATE intel.anomalies a SET retracted_at = clock_timestamp(), revision = revision + 1"
         " FROM unnest(%s::bytea[], %s::timestamptz[]) AS t(pool, lo)"
         " WHERE a.chain = %s AND a.pool = t.pool AND a.ts >= t.lo AND a.retracted_at IS NULL AND a.id <> ALL(%s)",
-        (touched["pool"].to_list(), touched["lo"].to_list(), chain, [row["id"] for row in found]),
+        (list(touched), [lo for lo, _ in touched.values()], chain, [row["id"] for row in found]),
     ).rowcount
     return changed + retracted
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from dash_pipeline.columns import filled
 from dash_pipeline.storage.tables import Table
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -34,11 +35,13 @@ def encode(frames: Iterable[pl.DataFrame], table: Table) -> bytes:
 
 def _rows(frame: pl.DataFrame, table: Table) -> bytes:
     """Tuples without header and trailer: neighbouring fields of fixed width become one matrix, others go in between."""
-    count = np.broadcast_to(np.frombuffer(len(table.columns).to_bytes(2, "big"), np.uint8), (frame.height, 2))
+    values = {column.name: column for column in frame.get_columns()}
+    count = np.empty((frame.height, 2), np.uint8)
+    count[:] = divmod(len(table.columns), 256)
     pending: list[Bytes] = [count]
     parts: list[list[bytes]] = []
     for name, column in table.columns.items():
-        field = _field(frame[name], column.type)
+        field = _field(values[name], column.type)
         if isinstance(field, list):
             if pending:
                 parts.append(_slices(pending))
@@ -66,9 +69,10 @@ def _field(values: pl.Series, type_: str) -> Bytes | list[bytes]:
     if nulls == len(values):
         return np.full((len(values), 4), 0xFF, np.uint8)
     if nulls:
-        present = _field(values.drop_nulls(), type_)
+        there = filled(values)
+        present = _field(values.filter(pl.Series(there)), type_)
         spread = np.full(len(values), _NULL, object)
-        spread[values.is_not_null().to_numpy()] = _slices([present]) if isinstance(present, np.ndarray) else present
+        spread[there] = _slices([present]) if isinstance(present, np.ndarray) else present
         return spread.tolist()
     if type_ in _FIXED:
         return _with_length(values.to_numpy().astype(_FIXED[type_]).view(np.uint8).reshape(len(values), -1))
@@ -89,8 +93,10 @@ def _field(values: pl.Series, type_: str) -> Bytes | list[bytes]:
 
 
 def _with_length(data: Bytes) -> Bytes:
-    width = np.frombuffer(data.shape[1].to_bytes(4, "big"), np.uint8)
-    return np.concatenate([np.broadcast_to(width, (len(data), 4)), data], axis=1)
+    field = np.empty((len(data), 4 + data.shape[1]), np.uint8)
+    field[:, :4] = tuple(data.shape[1].to_bytes(4, "big"))
+    field[:, 4:] = data
+    return field
 
 
 def _variable(values: list[bytes]) -> Bytes | list[bytes]:

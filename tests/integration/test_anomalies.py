@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import polars as pl
 import pytest
 
 from dash_pipeline.microbatch.consume import Batch
@@ -150,10 +149,10 @@ def minutes(lane: Lane, *, recounted: bool = False) -> list[tuple[Any, ...]]:
     """What is known of the pools' minutes, or what their rows say of them."""
     with lane.conn.transaction(force_rollback=True):
         if recounted:
-            times = "SELECT pool, false, min(ts), max(ts) FROM chain.pool_events WHERE chain = %s GROUP BY pool"
+            times = "SELECT pool, min(ts), max(ts) FROM chain.pool_events WHERE chain = %s GROUP BY pool"
             rows = lane.conn.execute(times, (lane.chain,)).fetchall()
             lane.conn.execute("DELETE FROM rollup.pool_minutes WHERE chain = %s", (lane.chain,))
-            store.recount_minutes(lane.conn, lane.chain, pl.DataFrame(rows, store.TOUCHED, orient="row"))
+            store.recount_minutes(lane.conn, lane.chain, {pool: (lo, hi) for pool, lo, hi in rows})
         volumes = [f"round({name}::numeric, 6)" for name in ("volume0", "volume1")]
         columns = [name for name in store.MINUTES if not name.startswith("volume")] + volumes
         return lane.conn.execute(

@@ -23,7 +23,7 @@ from dash_pipeline.errors import Unavailable
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import alerts as store
 from dash_pipeline.storage import timescale as db
-from dash_pipeline.storage.anomalies import TOUCHED, read_anomalies, write_anomalies
+from dash_pipeline.storage.anomalies import read_anomalies, write_anomalies
 from dash_pipeline.storage.history import bounds, collect, history, possible
 from dash_pipeline.storage.predictions import Prediction, write_predictions
 from dash_pipeline.storage.query import query
@@ -150,9 +150,8 @@ def test_a_replay_of_old_messages_finds_nothing_anew(conn: db.Connection, migrat
     assert retain(migrated, "run") == 5
     conn.execute("UPDATE intel.alerts SET raised_at = raised_at - interval '30 days'")
 
-    touched = pl.DataFrame([(b"pool", False, NOON, NOON)], TOUCHED, orient="row")
     another = found[0] | {"id": b"another"}
-    assert write_anomalies(conn, chain, touched, [*found, another], "run") == 2
+    assert write_anomalies(conn, chain, {b"pool": (NOON, NOON)}, [*found, another], "run") == 2
     assert set(react(conn, chain, one, covered, gone, b"another")) == {gone, b"another"}
     assert deliveries(conn, one, covered) == 1
     assert hot(conn, ANOMALIES, chain) == 2
