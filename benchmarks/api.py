@@ -45,6 +45,8 @@ WARM_UP_S = 150
 INGEST_WARM_UP_S = 15
 TYPES = ("blocks", "transactions", "logs", "token_transfers")
 PARTITIONS = 4
+# As much as the client waits by itself.
+LINGER_MS = 5
 
 #: What a lane did lately: messages, seconds, percentiles of milliseconds from append to commit.
 Seen = tuple[int, float, dict[str, float]]
@@ -182,7 +184,7 @@ def _ingesting(settings: Settings, chain: str) -> Iterator[Callable[[], dict[str
     context = mp.get_context("spawn")
     seen: SimpleQueue[Seen] = context.SimpleQueue()
     length = INGEST_WARM_UP_S + SECONDS + 5
-    sender = context.Process(target=send_blocks, args=(settings, chain, EVENTS_PER_S, length, 1, 2_000))
+    sender = context.Process(target=send_blocks, args=(settings, chain, EVENTS_PER_S, length, LINGER_MS, 2_000))
     drainer = context.Process(target=_drain, args=(settings, chain, length, seen))
     drainer.start()
     sender.start()

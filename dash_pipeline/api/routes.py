@@ -141,7 +141,14 @@ async def tokens(
     twice or not at all."""
     stores = _stores(request, chain)
     after = _after(request, cursor)
-    found = await stores.hits(queries.ask_top_tokens(chain, window, by, limit, min_liquidity, after), Token)
+    order, leading = None, list[Hit[Token]]()
+    if after is None:
+        leading = await stores.hits(queries.ask_leading_tokens(chain, window, by, limit, min_liquidity), Token)
+        order = queries.in_order([(one.sort[0], one.source.address) for one in leading], limit)
+    if order is None:
+        found = await stores.hits(queries.ask_top_tokens(chain, window, by, limit, min_liquidity, after), Token)
+    else:
+        found = [Hit(one.source, [*one.sort, one.source.address]) for one in map(leading.__getitem__, order)]
     return _answer(request, Tokens([one.source for one in found], _next(request, found, limit)))
 
 

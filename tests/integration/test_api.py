@@ -192,6 +192,14 @@ def test_tokens_are_ranked_as_the_index_ranks_them(api: Api) -> None:
     items = api.pages("/v1/tokens", chain=api.chain, window="24h", by="volume", limit=10)
     assert [one["address"] for one in items] == [one["address"] for one in found]
     assert all(map(same, items, found))
+    # Most tokens of this market were traded once, so that their change is the same: a page ends among equals.
+    changes = [one["change_24h"] for one in api.pages("/v1/tokens", chain=api.chain, window="24h", limit=10)]
+    pages = list(api.pages("/v1/tokens", chain=api.chain, window="24h", limit=97))
+    assert changes == sorted(changes, reverse=True)
+    assert len(set(changes)) < len(changes) - 10
+    ranks = [(-one["change_24h"], one["address"]) for one in pages]
+    assert ranks == sorted(set(ranks))
+    assert len(ranks) == len(changes)
 
 
 def test_a_token_s_history_is_the_mart_s(api: Api) -> None:

@@ -165,6 +165,17 @@ def test_an_unknown_rank_is_refused(window: str, by: str) -> None:
         queries.top_tokens(None, "anvil", window, by)  # type: ignore[arg-type]
 
 
+def test_leading_tokens_are_put_in_order_unless_the_page_ends_among_equals() -> None:
+    leading = [(3.0, "c"), (2.0, "b"), (2.0, "a"), (1.0, "d")]
+    assert queries.in_order(leading, 3) == [0, 2, 1]
+    assert queries.in_order(leading, 4) == [0, 2, 1, 3]
+    assert queries.in_order(leading, 2) is None
+    assert queries.in_order([], 2) == []
+    quick, exact = queries.ask_leading_tokens("anvil", size=3), queries.ask_top_tokens("anvil", size=3)
+    assert quick.body["sort"] == exact.body["sort"][:1]
+    assert (quick.body["size"], quick.body["query"]) == (4, exact.body["query"])
+
+
 def test_every_rank_is_a_field() -> None:
     for window in indexes.WINDOWS:
         for rank in queries.RANKS:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from opensearchpy import NotFoundError, OpenSearch
@@ -74,7 +74,11 @@ def top_tokens(
     client: OpenSearch, chain: str, window: str = "7d", by: str = "change", size: int = 10, min_liquidity: float = 0
 ) -> list[Document]:
     """The answer to `ask_top_tokens`; `min_liquidity` is in the token's quote token."""
-    return _search(client, ask_top_tokens(chain, window, by, size, min_liquidity))
+    leading = _search(client, ask_leading_tokens(chain, window, by, size, min_liquidity))
+    order = in_order([(one[f"{by}_{window}"], one["address"]) for one in leading], size)
+    if order is None:
+        return _search(client, ask_top_tokens(chain, window, by, size, min_liquidity))
+    return [leading[place] for place in order]
 
 
 def wallet_days(client: OpenSearch, chain: str, wallet: str, days: int = 7) -> list[Document]:
@@ -107,6 +111,23 @@ def ask_top_tokens(
     if min_liquidity:
         wanted.append({"range": {"liquidity": {"gte": min_liquidity}}})
     return _question(TOKENS_INDEX, chain, wanted, [{field: "desc"}, {"address": "asc"}], size, after)
+
+
+def ask_leading_tokens(
+    chain: str, window: str = "7d", by: str = "change", size: int = 10, min_liquidity: float = 0
+) -> Question:
+    """`ask_top_tokens` by rank alone, and one token more: by one key OpenSearch leaves unread what cannot lead, by two
+    it looks at every token. `in_order` tells whether that says enough."""
+    exact = ask_top_tokens(chain, window, by, size + 1, min_liquidity)
+    return replace(exact, body=exact.body | {"sort": exact.body["sort"][:1]})
+
+
+def in_order(leading: Sequence[tuple[float, str]], size: int) -> list[int] | None:
+    """The places of the first `size` tokens among `leading` (rank and address of each, by rank alone), in the order of
+    `ask_top_tokens`. None where the last one's rank is the next one's, too: which comes first only that tells."""
+    if len(leading) > size and leading[size - 1][0] == leading[size][0]:
+        return None
+    return sorted(range(min(size, len(leading))), key=lambda place: (-leading[place][0], leading[place][1]))
 
 
 def ask_wallet_days(chain: str, wallet: str, days: int = 7) -> Question:
