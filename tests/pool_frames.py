@@ -197,30 +197,56 @@ class Range(Pool):
 
 def stats(events: pl.DataFrame, window_s: float) -> pl.DataFrame:
     """What `storage.anomalies.window_stats` reads, of the newest moment of each pool in `events`: the minutes of its
-    last window, and the state before them."""
+    last window, the state before them, and of reserves and burns that moment and the state before it."""
     events = events.filter(pl.col("event") != "transfer").sort("pool", "block_number", "log_index")
-    began = (pl.col("ts").max().over("pool") - timedelta(seconds=window_s)).dt.truncate("1m")
-    inside, before = events.filter(pl.col("ts") >= began), events.filter(pl.col("ts") < began)
+    now = pl.col("ts").max().over("pool")
+    began = (now - timedelta(seconds=window_s)).dt.truncate("1m")
     swap = pl.col("event") == "swap"
-    named = {"reserve0": "reserve0_f", "reserve1": "reserve1_f", "liquidity": "liquidity_f", "root": "sqrt_price_f"}
-    before = before.filter(pl.col("reserve0_f").is_not_null() | (swap & pl.col("liquidity_f").is_not_null()))
-    last = before.group_by("pool", maintain_order=True).agg(pl.col(c).last().alias(f"{n}_b") for n, c in named.items())
-    seen = {n: pl.col(c).filter(swap) if n == "liquidity" else pl.col(c) for n, c in named.items()}
-    now = inside.group_by("pool", maintain_order=True).agg(
+    reserves = [pl.max_horizontal(pl.col(f"reserve{i}_f"), 1.0) for i in (0, 1)]
+    virtual = pl.when(pl.col("reserve0_f").is_not_null()).then((reserves[1] / reserves[0]).sqrt() * 2.0**96)
+    events = events.with_columns(root=pl.coalesce("sqrt_price_f", virtual))
+    inside, before = events.filter(pl.col("ts") >= began), events.filter(pl.col("ts") < began)
+    named = {"reserve0": "reserve0_f", "reserve1": "reserve1_f", "root": "root"}
+    tells = pl.col("reserve0_f").is_not_null() | (swap & pl.col("liquidity_f").is_not_null())
+    minutes = inside.group_by("pool", pl.col("ts").dt.truncate("1m"), maintain_order=True).agg(
         swaps=swap.sum(), burns=(pl.col("event") == "burn").sum(),
-        **{f"{n}_max": column.max() for n, column in seen.items()},
-        **{f"{n}_min": column.min() for n, column in seen.items()},
+        liquidity=pl.col("liquidity_f").filter(swap).min(),
+        **{f"{n}_max": pl.col(c).max() for n, c in named.items()},
+        **{f"{n}_min": pl.col(c).min() for n, c in named.items()},
         **{f"volume{i}": pl.col(f"amount{i}_f").filter(swap).abs().sum() for i in (0, 1)},
+    )  # fmt: skip
+    held = [
+        pl.coalesce("reserve0_min", pl.col("liquidity") / pl.col("root_max") * 2.0**96),
+        pl.coalesce("reserve1_min", pl.col("liquidity") * pl.col("root_min") / 2.0**96),
+    ]
+    turned = [
+        pl.when(pl.col("swaps") > 0).then((pl.col(f"volume{i}") / held[i]).fill_null(float("inf"))).otherwise(0.0).sum()
+        for i in (0, 1)
+    ]
+    window = minutes.group_by("pool", maintain_order=True).agg(
+        pl.col("swaps", "burns").sum(), *(pl.col(f"{n}_max").max() for n in named),
+        *(pl.col(f"{n}_min").min() for n in named), turned0=turned[0], turned1=turned[1],
+    )  # fmt: skip
+    last = before.filter(tells).group_by("pool", maintain_order=True).agg(
+        pl.col(c).last().alias(f"{n}_b") for n, c in named.items()
     )  # fmt: skip
     direct = inside.filter(swap & (pl.col("recipient") != pl.col("sender")))
     busiest = direct.group_by("pool", "recipient").len("busiest").group_by("pool").agg(pl.col("busiest").max())
+    new, old = events.filter(pl.col("ts") == now), events.filter((pl.col("ts") < now) & tells)
+    near = pl.concat([new, old.group_by("pool", maintain_order=True).last().select(new.columns)]).group_by("pool").agg(
+        near_burns=(pl.col("event") == "burn").sum(),
+        **{f"near{i}_max": pl.col(f"reserve{i}_f").max() for i in (0, 1)},
+        **{f"near{i}_min": pl.col(f"reserve{i}_f").min() for i in (0, 1)},
+    )  # fmt: skip
     joined = (
-        now.join(last, on="pool", how="left")
+        window.join(last, on="pool", how="left")
         .join(busiest, on="pool", how="left")
+        .join(near, on="pool")
         .with_columns(
             pl.col("busiest").fill_null(0),
             *(pl.max_horizontal(f"{n}_max", f"{n}_b").alias(f"{n}_max") for n in named),
             *(pl.min_horizontal(f"{n}_min", f"{n}_b").alias(f"{n}_min") for n in named),
+            burns=pl.col("near_burns"),
             found_before=pl.lit(False),
         )
     )

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from dash_pipeline.anomalies.detect import detect
-from dash_pipeline.anomalies.gate import candidates
+from dash_pipeline.anomalies.gate import candidates, lost
 from dash_pipeline.anomalies.rules import Rules
 from dash_pipeline.columns import Bools, Floats, Ints
 from dash_pipeline.storage import anomalies as store
@@ -74,7 +74,8 @@ class Detector:
                 touched = _spans([*touched.items(), *named.items()])
             if not touched:
                 return 0
-            stats = store.window_stats(conn, self.chain, touched, self.rules.window_s, self.rules.burst_trades.low)
+            rules = self.rules
+            stats = store.window_stats(conn, self.chain, touched, rules.window_s, rules.burst_trades.low, lost(rules))
         found_before = stats["pool"].filter(stats["found_before"]).to_list()
         suspects = {*candidates(stats, self.rules).to_list(), *found_before}
         if not suspects:
@@ -139,7 +140,7 @@ def pool_minutes(frames: Iterable[pl.DataFrame]) -> dict[str, list[Any]]:
         "reserve0": of("reserve0_f"),
         "reserve1": of("reserve1_f"),
         "liquidity": of("liquidity", "swap"),
-        "root": of("sqrt_price_x96"),
+        "root": np.concatenate([_root(frame) for frame in frames])[order],
     }
     traded = {f"volume{i}": np.nan_to_num(np.abs(of(f"amount{i}_f", "swap")), nan=0.0) for i in (0, 1)}
     return {
@@ -164,6 +165,14 @@ def _floats(frame: pl.DataFrame, column: str, event: str) -> Floats:
     if frame[column].null_count() or (event and frame["event"][0] != event):
         return np.full(frame.height, np.nan)
     return frame[column].cast(pl.Float64).to_numpy()
+
+
+def _root(frame: pl.DataFrame) -> Floats:
+    """The square root of token1's price in token0 as events say it; of V2, of amounts of at least 1."""
+    if frame["event"][0] != "sync":
+        return _floats(frame, "sqrt_price_x96", "")
+    reserve0, reserve1 = (np.maximum(_floats(frame, f"reserve{i}_f", ""), 1.0) for i in (0, 1))
+    return np.sqrt(reserve1 / reserve0) * 2.0**96
 
 
 def _some(values: Floats) -> list[float | None]:

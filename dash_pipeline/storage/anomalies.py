@@ -24,9 +24,13 @@ STATS: dict[str, Any] = {
     "swaps": pl.Int64,
     "burns": pl.Int64,
     "busiest": pl.Int64,
-    **{f"{name}_{end}": pl.Float64 for name in ("reserve0", "reserve1", "liquidity", "root") for end in ("max", "min")},
-    "volume0": pl.Float64,
-    "volume1": pl.Float64,
+    **{
+        f"{name}_{end}": pl.Float64
+        for name in ("reserve0", "reserve1", "root", "near0", "near1")
+        for end in ("max", "min")
+    },
+    "turned0": pl.Float64,
+    "turned1": pl.Float64,
     "found_before": pl.Boolean,
 }
 
@@ -85,13 +89,29 @@ Touched = dict[bytes, tuple[datetime, datetime]]
 _OF_TWO = {"max": "greatest", "min": "least"}
 # Rows between a pool's times, and between those of all pools, by which chunks are left out.
 _INSIDE = "{0}.ts BETWEEN p.lo AND p.hi AND {0}.ts BETWEEN %(first)s AND %(last)s"
+# The square root of token1's price in token0, of an event that says what is in a pool; of V2, of amounts of at least 1.
+_ROOT = (
+    "coalesce(e.sqrt_price_x96::float8, CASE WHEN e.event = 'sync' THEN sqrt(greatest(e.reserve1_f, 1)"
+    " / greatest(e.reserve0_f, 1)) * 79228162514264337593543950336::float8 END)"
+)
+_OF_POOL = "e.pool = p.pool AND e.chain = %(chain)s"
+# Of minutes `m`: volumes in multiples of the least that was in the pool; of V3, of what its liquidity stands for. A
+# minute whose swaps came without that may have turned over anything.
+_HELD = (
+    "coalesce(m.reserve0_min, m.liquidity_min / m.root_max * 79228162514264337593543950336::float8)",
+    "coalesce(m.reserve1_min, m.liquidity_min * m.root_min / 79228162514264337593543950336::float8)",
+)
+_TURNED = ", ".join(
+    f"coalesce(sum(coalesce(m.volume{i} / nullif({held}, 0), 'Infinity')) FILTER (WHERE m.swaps > 0), 0) AS turned{i}"
+    for i, held in enumerate(_HELD)
+)
 # The columns of MINUTES behind `ts`, of rows of pool_events `e` that are no transfers.
 _COUNTED = (
     "count(*) FILTER (WHERE e.event = 'swap'), count(*) FILTER (WHERE e.event = 'swap' AND e.recipient <> e.sender),"
     " count(*) FILTER (WHERE e.event = 'burn'), max(e.reserve0_f), min(e.reserve0_f), max(e.reserve1_f),"
     " min(e.reserve1_f), max(e.liquidity::float8) FILTER (WHERE e.event = 'swap'),"
-    " min(e.liquidity::float8) FILTER (WHERE e.event = 'swap'), max(e.sqrt_price_x96::float8),"
-    " min(e.sqrt_price_x96::float8), coalesce(sum(abs(e.amount0_f)) FILTER (WHERE e.event = 'swap'), 0),"
+    f" min(e.liquidity::float8) FILTER (WHERE e.event = 'swap'), max({_ROOT}), min({_ROOT}),"
+    " coalesce(sum(abs(e.amount0_f)) FILTER (WHERE e.event = 'swap'), 0),"
     " coalesce(sum(abs(e.amount1_f)) FILTER (WHERE e.event = 'swap'), 0)"
 )
 
@@ -184,34 +204,52 @@ def recent_pools(conn: Connection, chain: str, window_s: float) -> Touched:
     return {pool: (lo, hi) for pool, lo, hi in rows}
 
 
-def window_stats(conn: Connection, chain: str, touched: Touched, window_s: float, trades: float) -> pl.DataFrame:
+def window_stats(
+    conn: Connection, chain: str, touched: Touched, window_s: float, trades: float, lost: float
+) -> pl.DataFrame:
     """One row of STATS for each touched pool: of the minutes from that of `window_s` before its first touched event to
     that of its last, and the state before them. `busiest`: trades that paid the same wallet, 0 where less than `trades`
-    paid any.
+    paid any. `turned`: volumes in multiples of the least that was in the pool in their minute. `near` and `burns`: the
+    reserves and burns from the first touched event on, and the reserves before it; looked at only where the window has
+    a burn or its reserves lie so far apart (in multiples, the mean of both) as `lost` says.
 
     Whole minutes, summed as rows come in: a busy pool's window has thousands of events, and each commit asks."""
+    seen = ", ".join(f"{name[-3:]}(m.{name}) AS {name}" for name in _EXTREMES if not name.startswith("liquidity"))
     extremes = ", ".join(
-        f"greatest(s.{name}_max, b.{name}), least(s.{name}_min, b.{name})"
-        for name in ("reserve0", "reserve1", "liquidity", "root")
+        f"greatest(s.{name}_max, b.{name}) AS {name}_max, least(s.{name}_min, b.{name}) AS {name}_min"
+        for name in ("reserve0", "reserve1", "root")
     )
-    seen = ", ".join(f"{name[-3:]}(m.{name}) AS {name}" for name in _EXTREMES)
-    sums = ", ".join(f"coalesce(sum(m.{name}), 0) AS {name}" for name in _SUMS)
+    near = ", ".join(
+        f"CASE WHEN w.close THEN n.reserve{i}_{end} ELSE w.reserve{i}_{end} END"
+        for i in (0, 1)
+        for end in ("max", "min")
+    )
+    state = f"SELECT reserve0_f, reserve1_f, event FROM chain.pool_events e WHERE w.close AND {_OF_POOL}"
     rows = conn.execute(
-        f"SELECT p.pool, s.swaps, s.burns, g.busiest, {extremes}, s.volume0, s.volume1,"
+        "SELECT p.pool, w.swaps, n.burns, g.busiest, w.reserve0_max, w.reserve0_min, w.reserve1_max,"
+        f" w.reserve1_min, w.root_max, w.root_min, {near}, w.turned0, w.turned1,"
         "  EXISTS (SELECT FROM intel.anomalies a WHERE a.pool = p.pool AND a.ts >= p.touched AND a.chain = %(chain)s)"
         " FROM unnest(%(pools)s::bytea[], %(lo)s::timestamptz[], %(hi)s::timestamptz[], %(touched)s::timestamptz[])"
         "  AS p(pool, lo, hi, touched)"
-        f" CROSS JOIN LATERAL (SELECT {sums}, {seen} FROM rollup.pool_minutes m WHERE m.pool = p.pool"
+        f" CROSS JOIN LATERAL (SELECT coalesce(sum(m.swaps), 0) AS swaps, coalesce(sum(m.direct), 0) AS direct,"
+        f"  coalesce(sum(m.burns), 0) AS burns, {seen}, {_TURNED} FROM rollup.pool_minutes m WHERE m.pool = p.pool"
         f"  AND m.chain = %(chain)s AND {_INSIDE.format('m')}) s"
         " CROSS JOIN LATERAL (SELECT coalesce(max(n), 0) AS busiest FROM (SELECT count(*) AS n"
-        "  FROM chain.pool_events e WHERE s.direct >= %(trades)s AND e.pool = p.pool AND e.chain = %(chain)s"
+        f"  FROM chain.pool_events e WHERE s.direct >= %(trades)s AND {_OF_POOL}"
         "  AND e.event = 'swap' AND e.recipient <> e.sender"
         f"  AND {_INSIDE.format('e')} GROUP BY e.recipient) w) g"
-        f" LEFT JOIN LATERAL (SELECT reserve0_f AS reserve0, reserve1_f AS reserve1, liquidity::float8 AS liquidity,"
-        f"  sqrt_price_x96::float8 AS root FROM chain.pool_events e WHERE e.pool = p.pool AND e.chain = %(chain)s"
-        f"  AND {_STATE} AND e.ts < p.lo ORDER BY e.ts DESC LIMIT 1) b ON true",
+        f" LEFT JOIN LATERAL (SELECT reserve0_f AS reserve0, reserve1_f AS reserve1, {_ROOT} AS root FROM"
+        f"  chain.pool_events e WHERE {_OF_POOL} AND {_STATE} AND e.ts < p.lo ORDER BY e.ts DESC LIMIT 1) b ON true"
+        f" CROSS JOIN LATERAL (SELECT s.swaps, s.turned0, s.turned1, {extremes}) x"
+        " CROSS JOIN LATERAL (SELECT x.*, s.burns > 0 OR coalesce(sqrt(x.reserve0_max / greatest(x.reserve0_min, 1)"
+        "  * x.reserve1_max / greatest(x.reserve1_min, 1)) >= %(lost)s, false) AS close OFFSET 0) w"
+        " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE event = 'burn') AS burns, max(reserve0_f) AS reserve0_max,"
+        "  min(reserve0_f) AS reserve0_min, max(reserve1_f) AS reserve1_max, min(reserve1_f) AS reserve1_min"
+        f"  FROM ({state} AND e.ts >= p.touched AND {_INSIDE.format('e')} UNION ALL"
+        f"  ({state} AND {_STATE} AND e.ts < p.touched"
+        "   ORDER BY e.ts DESC, e.block_number DESC, e.log_index DESC LIMIT 1)) e) n",
         _bounds(touched, timedelta(seconds=window_s))
-        | {"chain": chain, "trades": trades, "touched": [lo for lo, _ in touched.values()]},
+        | {"chain": chain, "trades": trades, "lost": lost, "touched": [lo for lo, _ in touched.values()]},
         binary=True,
         prepare=True,
     ).fetchall()

@@ -117,7 +117,7 @@ def ask_leading_tokens(
     chain: str, window: str = "7d", by: str = "change", size: int = 10, min_liquidity: float = 0
 ) -> Question:
     """`ask_top_tokens` by rank alone, and one token more: by one key OpenSearch leaves unread what cannot lead, by two
-    it looks at every token. `in_order` tells whether that says enough."""
+    it looks at every token. `in_order` tells whether that says enough. `min_liquidity`: in the token's quote token."""
     exact = ask_top_tokens(chain, window, by, size + 1, min_liquidity)
     return replace(exact, body=exact.body | {"sort": exact.body["sort"][:1]})
 
