@@ -98,7 +98,7 @@ _OF_POOL = "e.pool = p.pool AND e.chain = %(chain)s"
 # Of minutes `m`: volumes in multiples of the least that was in the pool; of V3, of what its liquidity stands for. A
 # minute whose swaps came without that may have turned over anything.
 _HELD = (
-    "coalesce(m.reserve0_min, m.liquidity_min / m.root_max * 79228162514264337593543950336::float8)",
+    "coalesce(m.reserve0_min, m.liquidity_min / nullif(m.root_max, 0) * 79228162514264337593543950336::float8)",
     "coalesce(m.reserve1_min, m.liquidity_min * m.root_min / 79228162514264337593543950336::float8)",
 )
 _TURNED = ", ".join(

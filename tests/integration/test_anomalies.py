@@ -3,6 +3,7 @@ back. Against a real TimescaleDB; batches without a broker."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from dash_pipeline.microbatch.detect import Detector
 from dash_pipeline.settings import Settings
 from dash_pipeline.storage import anomalies as store
 from dash_pipeline.storage.migrate import upgrade
-from tests.chain import Messages, Topics, hash_of, merge
+from tests.chain import TOPIC0, Messages, Topics, address, hash_of, merge, word
 from tests.pools import WETH, Pool, block, life
 from tests.run import Run
 
@@ -200,6 +201,27 @@ def test_a_lane_counts_what_a_version_without_minutes_wrote(lane: Lane) -> None:
     assert [row for row in minutes(lane) if row[1] >= window] == expected
     lane.take(topics.produce(messages(blocks[-1:])))
     assert lane.high()
+
+
+def test_events_that_say_nothing_or_too_much_hold_no_lane_up(lane: Lane) -> None:
+    """Anyone may emit a pool's events, with any numbers in them."""
+    most, parties = 2**256 - 1, [f"0x{word(address(name))}" for name in ("router", "someone")]
+    amounts = list(itertools.product((0, 1, most), repeat=2))
+    logs = []
+    for price, liquidity in amounts:
+        data = "".join(map(word, (most >> 1, most >> 1, price, liquidity, 0)))
+        logs.append((address("three"), [TOPIC0["uniswap_v3", "swap"], *parties], data))
+    for reserves in amounts:
+        logs.append((address("two"), [TOPIC0["uniswap_v2", "sync"]], "".join(map(word, reserves))))
+        logs.append(
+            (address("two"), [TOPIC0["uniswap_v2", "swap"], *parties], "".join(map(word, (*reserves, *reserves))))
+        )
+        logs.append((address("two"), [TOPIC0["uniswap_v2", "burn"], *parties], "".join(map(word, reserves))))
+    topics = Topics(lane.chain)
+    for number, log in enumerate(logs):
+        done = lane.take(topics.produce(block(f"A{number}", f"A{number - 1}", [(DEVELOPER, [log])])))
+        assert done.rows["pool_events"] == 1
+    assert lane.one("SELECT count(*) FROM chain.pool_events WHERE chain = %s", lane.chain) == len(logs)
 
 
 def test_two_lanes_that_bring_a_life_and_its_end_at_once_find_it(
