@@ -263,7 +263,8 @@ def values(cluster: Cluster, stores: Stack, image: str) -> dict[str, Any]:
         },
         # One small node: several lanes, those that they take over from and the prediction engine must fit on it.
         "runs": {
-            "startTimeoutSeconds": 45,
+            # As long as the local stack gives a run: a burst starts several at once on what may be a slow machine.
+            "startTimeoutSeconds": 90,
             "resources": _resources("2Gi"),
             "sizes": [
                 {"name": "small", "lag": 0, "config": {"container_config": {"resources": _resources("1Gi")}}},
