@@ -9,7 +9,9 @@ processor. These take what is stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,13 @@ def filled(values: pl.Series) -> Bools:
 def taken(values: pl.Series, places: Ints) -> pl.Series:
     """The values at these places, in their order."""
     return values[pl.Series(places, dtype=pl.UInt32)]
+
+
+def ranked(values: Sequence[Any]) -> tuple[list[Any], Ints]:
+    """The distinct values in order, None left out, and each value's place among them: int64 by row, -1 for None."""
+    distinct = sorted({*values} - {None})
+    places = {value: place for place, value in enumerate(distinct)} | {None: -1}
+    return distinct, np.fromiter(map(places.__getitem__, values), np.int64, len(values))
 
 
 def equal(values: pl.Series, other: pl.Series | str) -> Bools:

@@ -27,7 +27,7 @@ import polars as pl
 from dash_pipeline.anomalies.rules import Levels, Rules
 from dash_pipeline.anomalies.states import States, states
 from dash_pipeline.anomalies.windows import Pairs, first_crossings, highest, median
-from dash_pipeline.columns import Bools, Floats, Ints, equal, filled, taken
+from dash_pipeline.columns import Bools, Floats, Ints, equal, filled, ranked, taken
 
 #: What `detect` gives.
 FOUND: dict[str, Any] = {
@@ -237,7 +237,7 @@ def _bursts(known: States, pools: pl.DataFrame, rules: Rules) -> _Crossings | No
     if not len(known.asked(at)):
         return None
     names = taken(rows["recipient"], row[chosen]).to_list()
-    _, wallet = np.unique(np.array([name.hex() for name in names]), return_inverse=True)
+    _, wallet = ranked(names)
     order = np.lexsort((at, wallet, known.pool[at]))
     sorted_at, place = at[order], np.arange(len(at))
     group = np.cumsum((np.diff(wallet[order], prepend=-1) != 0) | (np.diff(known.pool[sorted_at], prepend=-1) != 0))
@@ -353,9 +353,7 @@ class _People:
         kept = wanted[pairs.item]
         owner, item = pairs.owner[kept], pairs.item[kept]
         names = np.where(owned, *(np.array(rows[name].to_list(), object) for name in ("recipient", who)))[item].tolist()
-        people = sorted({*names})
-        places = dict(zip(people, range(len(people)), strict=True))
-        person = np.fromiter(map(places.__getitem__, names), np.int64, len(names))
+        people, person = ranked(names)
         # The smallest first: a sum must not hang on the order of rows.
         order = np.lexsort((much[item], person, owner))
         owner, person = owner[order], person[order]

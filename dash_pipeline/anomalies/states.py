@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from dash_pipeline.columns import Bools, Floats, Ints, equal, taken
+from dash_pipeline.columns import Bools, Floats, Ints, equal, ranked, taken
 
 # What an event must have to be one.
 _KEY = ["pool", "ts", "block_number", "log_index"]
@@ -144,9 +144,7 @@ def _ranks(values: pl.Series) -> Ints:
     """Numbers in the order of the values; nulls come first."""
     if values.dtype not in (pl.Binary, pl.String):
         return values.cast(pl.Int64).to_numpy()
-    listed = values.to_list()
-    ranks = {value: rank for rank, value in enumerate(sorted({*listed} - {None}))} | {None: -1}
-    return np.fromiter(map(ranks.__getitem__, listed), np.int64, len(listed))
+    return ranked(values.to_list())[1]
 
 
 def _changed(ranks: Mapping[str, Ints], order: Ints) -> dict[str, Bools]:

@@ -23,7 +23,7 @@ import polars as pl
 from dash_pipeline.anomalies.detect import detect
 from dash_pipeline.anomalies.gate import candidates, lost
 from dash_pipeline.anomalies.rules import Rules
-from dash_pipeline.columns import Bools, Floats, Ints
+from dash_pipeline.columns import Bools, Floats, Ints, ranked
 from dash_pipeline.storage import anomalies as store
 from dash_pipeline.storage.anomalies import Touched
 from dash_pipeline.storage.timescale import Connection
@@ -54,6 +54,7 @@ class Detector:
         """Bring the anomalies of pools up to date in the transaction that touched them, by new events (a frame per
         kind, as `abi.pool_events` makes them) or by blocks that changed sides (hash -> timestamp); how many were found,
         changed or retracted."""
+        rules = self.rules
         if moved_blocks:
             touched, moved = store.pools_of_blocks(conn, self.chain, moved_blocks)
         else:
@@ -74,17 +75,16 @@ class Detector:
                 touched = _spans([*touched.items(), *named.items()])
             if not touched:
                 return 0
-            rules = self.rules
             stats = store.window_stats(conn, self.chain, touched, rules.window_s, rules.burst_trades.low, lost(rules))
         found_before = stats["pool"].filter(stats["found_before"]).to_list()
-        suspects = {*candidates(stats, self.rules).to_list(), *found_before}
+        suspects = {*candidates(stats, rules).to_list(), *found_before}
         if not suspects:
             return 0
         touched = {pool: times for pool, times in touched.items() if pool in suspects}
         pools = store.window_pools(conn, self.chain, list(suspects), self.quotes)
-        history = store.window_events(conn, self.chain, touched, pools, self.rules.lookback_s)
+        history = store.window_events(conn, self.chain, touched, pools, rules.lookback_s)
         lows = {pool: lo for pool, (lo, _) in touched.items()}
-        found = detect(history, pools, self.rules, lows).iter_rows(named=True)
+        found = detect(history, pools, rules, lows).iter_rows(named=True)
         rows = [self._row(row) for row in found if row["ts"] >= lows[row["pool"]]]
         if not rows and not found_before:
             return 0
@@ -116,10 +116,7 @@ def pool_minutes(frames: Iterable[pl.DataFrame]) -> dict[str, list[Any]]:
     if not frames:
         return {name: [] for name in (*store.MINUTES, "lo", "hi")}
     # Column by column, without expressions: each of polars' queries costs more than all rows of a small batch.
-    names = list(chain_of.from_iterable(frame["pool"].to_list() for frame in frames))
-    known = list(dict.fromkeys(names))
-    numbers = dict(zip(known, range(len(known)), strict=True))
-    pool = np.fromiter(map(numbers.__getitem__, names), np.int64, len(names))
+    known, pool = ranked(list(chain_of.from_iterable(frame["pool"].to_list() for frame in frames)))
     ts = np.concatenate([frame["ts"].cast(pl.Int64).to_numpy() for frame in frames])
     order = np.lexsort((ts, pool))
     pool, ts = pool[order], ts[order]

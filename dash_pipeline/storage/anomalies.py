@@ -89,17 +89,19 @@ Touched = dict[bytes, tuple[datetime, datetime]]
 _OF_TWO = {"max": "greatest", "min": "least"}
 # Rows between a pool's times, and between those of all pools, by which chunks are left out.
 _INSIDE = "{0}.ts BETWEEN p.lo AND p.hi AND {0}.ts BETWEEN %(first)s AND %(last)s"
+# 2^96.
+_Q96 = "79228162514264337593543950336::float8"
 # The square root of token1's price in token0, of an event that says what is in a pool; of V2, of amounts of at least 1.
 _ROOT = (
     "coalesce(e.sqrt_price_x96::float8, CASE WHEN e.event = 'sync' THEN sqrt(greatest(e.reserve1_f, 1)"
-    " / greatest(e.reserve0_f, 1)) * 79228162514264337593543950336::float8 END)"
+    f" / greatest(e.reserve0_f, 1)) * {_Q96} END)"
 )
 _OF_POOL = "e.pool = p.pool AND e.chain = %(chain)s"
 # Of minutes `m`: volumes in multiples of the least that was in the pool; of V3, of what its liquidity stands for. A
 # minute whose swaps came without that may have turned over anything.
 _HELD = (
-    "coalesce(m.reserve0_min, m.liquidity_min / nullif(m.root_max, 0) * 79228162514264337593543950336::float8)",
-    "coalesce(m.reserve1_min, m.liquidity_min * m.root_min / 79228162514264337593543950336::float8)",
+    f"coalesce(m.reserve0_min, m.liquidity_min / nullif(m.root_max, 0) * {_Q96})",
+    f"coalesce(m.reserve1_min, m.liquidity_min * m.root_min / {_Q96})",
 )
 _TURNED = ", ".join(
     f"coalesce(sum(coalesce(m.volume{i} / nullif({held}, 0), 'Infinity')) FILTER (WHERE m.swaps > 0), 0) AS turned{i}"
